@@ -1,0 +1,46 @@
+/* All that is specific to x86-64. */
+#ifndef HWW_ARCH_X86_64_H
+#define HWW_ARCH_X86_64_H
+
+#include <ucontext.h>
+
+#include "core.h"
+
+/* struct siginfo for si_code TRAP_PERF, by offset, since libc headers before 2.35 lack the names.
+ * Source: include/uapi/asm-generic/siginfo.h, struct _sigfault._perf (Linux 5.13; flags: 5.18). */
+#define HWW_TRAP_PERF 6
+#define HWW_SIGINFO_DATA 24
+#define HWW_SIGINFO_TYPE 32
+#define HWW_SIGINFO_FLAGS 36
+#define HWW_SIGINFO_ASYNC 1
+
+static inline void hww_arch_moment(struct hww_moment *moment, const ucontext_t *context)
+{
+    static const int order[HWW_REGISTERS] = {REG_RAX, REG_RBX, REG_RCX, REG_RDX, REG_RSI, REG_RDI,
+                                             REG_RBP, REG_RSP, REG_R8,  REG_R9,  REG_R10, REG_R11,
+                                             REG_R12, REG_R13, REG_R14, REG_R15};
+    const greg_t *registers = context->uc_mcontext.gregs;
+    for (int i = 0; i < HWW_REGISTERS; i++)
+        moment->registers[i] = (uint64_t)registers[order[i]];
+    moment->pc = (uint64_t)registers[REG_RIP];
+    moment->eflags = (uint32_t)registers[REG_EFL];
+}
+
+static inline void hww_arch_context(ucontext_t *context, uint64_t pc, const uint64_t *values)
+{
+    static const int order[HWW_REGISTERS] = {REG_RAX, REG_RBX, REG_RCX, REG_RDX, REG_RSI, REG_RDI,
+                                             REG_RBP, REG_RSP, REG_R8,  REG_R9,  REG_R10, REG_R11,
+                                             REG_R12, REG_R13, REG_R14, REG_R15};
+    for (int i = 0; i < HWW_REGISTERS; i++)
+        context->uc_mcontext.gregs[order[i]] = (greg_t)values[i];
+    context->uc_mcontext.gregs[REG_RIP] = (greg_t)pc;
+}
+
+/* An access by the kernel is reported when the system call returns: pc stands behind `syscall` (0f 05). */
+static inline int hww_arch_after_syscall(uint64_t pc)
+{
+    const unsigned char *code = (const unsigned char *)pc;
+    return code[-2] == 0x0f && code[-1] == 0x05;
+}
+
+#endif

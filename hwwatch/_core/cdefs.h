@@ -1,0 +1,218 @@
+/* What cffi sees of the core, and the one description of everything that Python and C share.
+ * cffi reads this file itself: declarations and plain #define constants only.
+ *
+ * Shared memory (one anonymous MAP_SHARED mapping, so that forked children write into the same):
+ *   hww_shared   counters and the watch table
+ *   ring         slots of 128 bytes; a hit takes one slot, or two (hww_record + hww_extension)
+ *   arena        interned code objects and call stacks, append-only
+ * Each field names its writer: [arm] the arming call, [trap] the SIGTRAP handler of any process of
+ * the family, [read] the timeline reader. */
+
+#define HWW_PROTOCOL 1
+
+#define HWW_MAX_WATCHES 64 /* armed at one time, in one family of processes */
+#define HWW_MAX_PIECES 4   /* debug registers that one watch may use */
+#define HWW_MAX_FRAMES 64  /* Python frames in one call stack */
+#define HWW_SNAPSHOT 32    /* bytes: HWW_MAX_PIECES pieces of at most 8 */
+#define HWW_SLOT 128       /* bytes */
+#define HWW_INLINE_REGISTERS 7
+#define HWW_REGISTERS 16 /* rax rbx rcx rdx rsi rdi rbp rsp r8 ... r15 */
+
+/* Bits of hww_record.tag; the rest is the lap, so that a slot's earlier life is told from this one. */
+#define HWW_TAG_RESERVED 1
+#define HWW_TAG_COMMITTED 2
+#define HWW_TAG_EXTENSION 4
+#define HWW_TAG_LAP_SHIFT 3
+
+/* Bits of hww_record.flags. */
+#define HWW_HIT_LATE 1         /* delivered late (TRAP_PERF_FLAG_ASYNC): pc, frames, values are not the access's */
+#define HWW_HIT_EXTENDED 2     /* a hww_extension follows: all registers, snapshot bytes 8..31 */
+#define HWW_HIT_KERNEL 4       /* pc stands behind a syscall instruction */
+#define HWW_HIT_INFERRED 8     /* the signal named another watch; this one was seen to have changed */
+#define HWW_HIT_OLD_UNKNOWN 16 /* no earlier snapshot in this process */
+#define HWW_HIT_UNREADABLE 32  /* the watched bytes could not be read */
+#define HWW_HIT_NO_STACK 64    /* Python runs on the thread, but its frames could not be walked or stored */
+#define HWW_HIT_EXECUTE 128
+#define HWW_HIT_TRUNCATED 256 /* the call stack is deeper than what was asked for */
+
+enum hww_watch_state { HWW_FREE, HWW_CLAIMED, HWW_ARMED, HWW_RETIRED };
+
+enum hww_mode { HWW_WRITE, HWW_READWRITE, HWW_EXECUTE };
+
+/* Whose SIGTRAP handler is in place. */
+enum hww_owner { HWW_OWNER_NONE, HWW_OWNER_US, HWW_OWNER_OTHER };
+
+struct hww_record {
+    uint32_t tag;        /* [trap] written last, with release */
+    uint32_t flags;      /* HWW_HIT_* */
+    uint64_t time;       /* ns, CLOCK_MONOTONIC */
+    uint64_t pc;         /* program counter at the trap */
+    uint32_t tid;        /* kernel thread id */
+    uint32_t pid;        /* kernel process id */
+    uint32_t stack;      /* arena id of a hww_stack; 0: none */
+    uint32_t generation; /* of the watch */
+    uint16_t watch;      /* index in the watch table */
+    uint8_t hit;         /* bit p: piece p was named by the signal or has changed */
+    uint8_t named;       /* piece that the signal named */
+    uint16_t registers;  /* bit r: register r is in values[], in ascending order */
+    uint8_t action;      /* what was done: enum hww_action */
+    uint8_t reserved;
+    uint32_t base;   /* slots back to the extended record that holds the other registers; 0: none */
+    uint32_t eflags; /* low half of RFLAGS */
+    uint64_t old_bytes;
+    uint64_t new_bytes; /* snapshot bytes 0..7: the pieces one after the other */
+    uint64_t values[7]; /* registers; in an extended record: the first 7 of all */
+};
+
+struct hww_extension {
+    uint32_t tag;
+    uint32_t reserved;
+    uint64_t values[9];    /* registers 7..15 */
+    uint64_t old_bytes[3]; /* snapshot bytes 8..31 */
+    uint64_t new_bytes[3];
+};
+
+enum hww_action { HWW_CONTINUED };
+
+struct hww_piece {
+    uint64_t address;
+    uint32_t nbytes; /* 1, 2, 4, 8 */
+    uint32_t reserved;
+};
+
+struct hww_watch {
+    uint32_t state;      /* [arm] enum hww_watch_state */
+    uint32_t generation; /* [arm] grows with each life of this entry */
+    uint32_t owner;      /* [arm] pid that armed it */
+    uint32_t mode;       /* [arm] enum hww_mode */
+    uint32_t npieces;    /* [arm] */
+    uint32_t nframes;    /* [arm] Python frames wanted a hit */
+    uint32_t shared;     /* [arm] the bytes are in a shared mapping: so is their last snapshot */
+    uint32_t reserved;
+    struct hww_piece pieces[4];
+    uint64_t snapshot[4];  /* [trap] last value of each piece, for shared mappings */
+    uint64_t recorded;     /* [trap] records written */
+    uint64_t dropped;      /* [trap] hits for which the ring had no room */
+    uint64_t late;         /* [trap] records flagged HWW_HIT_LATE */
+    uint64_t inferred;     /* [trap] records with a bit in hit that no signal named */
+    uint64_t accounted[4]; /* [trap] by piece: kernel counts that records stand for */
+    uint64_t nested[4];    /* [trap] by piece: traps that the handler itself caused */
+    uint64_t retired[4];   /* [arm] by piece: final counts of events closed so far */
+};
+
+struct hww_shared {
+    uint32_t protocol;
+    uint32_t reserved;
+    uint64_t capacity;   /* ring slots, a power of two */
+    uint64_t head;       /* [trap] next position to reserve */
+    uint64_t tail;       /* [read] first position still in use */
+    uint64_t arena_size; /* bytes */
+    uint64_t arena_used; /* [trap] bytes */
+    uint64_t stale;      /* [trap] hits of a generation that is gone */
+    uint64_t forwarded;  /* [trap] SIGTRAPs that were not ours */
+    uint64_t faults;     /* [trap] faults caught while reading frames or bytes */
+    struct hww_watch watches[64];
+};
+
+/* Interned objects in the arena; an id is an offset in units of 8 bytes. */
+struct hww_code {
+    uint64_t hash;
+    uint32_t kind; /* 1 */
+    int32_t first_line;
+    uint32_t filename_size; /* bytes */
+    uint32_t name_size;
+    uint32_t linetable_size;
+    uint8_t filename_width; /* bytes a character: 1 (Latin-1), 2, 4 */
+    uint8_t name_width;
+    uint16_t reserved;
+    /* filename, qualified name, line table follow, each padded to 8 bytes */
+};
+
+struct hww_frame {
+    uint32_t code;   /* arena id */
+    int32_t offset; /* bytes into the bytecode */
+};
+
+struct hww_stack {
+    uint64_t hash;
+    uint32_t kind; /* 2 */
+    uint32_t nframes;
+    /* struct hww_frame frames[nframes], innermost first */
+};
+
+/* Where CPython keeps what the frame reader needs; offsets in bytes. Filled by hwwatch/interpreter.py. */
+struct hww_python {
+    uint64_t thread_state; /* address of PyGILState_GetThisThreadState; 0: do not read frames */
+    uint64_t code_type;    /* address of PyCode_Type */
+    uint32_t tstate_frame; /* 3.11, 3.12: of the cframe pointer */
+    uint32_t cframe_frame; /* 3.11, 3.12 only */
+    uint32_t has_cframe;
+    uint32_t frame_code;
+    uint32_t frame_previous;
+    uint32_t frame_instruction;
+    uint32_t frame_owner;
+    uint32_t first_foreign_owner; /* frames owned by C or the interpreter itself are skipped */
+    uint32_t code_filename;
+    uint32_t code_qualname;
+    uint32_t code_linetable;
+    uint32_t code_firstlineno;
+    uint32_t code_bytecode;
+    uint32_t object_type;
+    uint32_t bytes_size;
+    uint32_t bytes_data;
+    uint32_t str_length;
+    uint32_t str_state;
+    uint32_t str_kind_shift;
+    uint32_t str_compact_bit;
+    uint32_t str_ascii_bit;
+    uint32_t str_ascii_data; /* of a compact ASCII string */
+    uint32_t str_other_data; /* of a compact non-ASCII string */
+    uint32_t reserved;
+};
+
+/* How events are opened. */
+struct hww_arm_options {
+    uint32_t kernel;      /* 1: include accesses made by the kernel */
+    uint32_t follow_fork; /* 1: forked children inherit */
+};
+
+struct hww_arm_report {
+    uint32_t threads;   /* armed by an event of their own */
+    uint32_t inherited; /* found while arming, armed already by inheritance */
+    uint32_t vanished;  /* ended while arming */
+    int32_t failed_tid; /* first thread that could not be armed, or 0 */
+    uint32_t failed_piece;
+};
+
+/* region.c */
+int hww_core_open(uint64_t capacity, uint64_t arena_size);
+struct hww_shared *hww_core_shared(void);
+void *hww_core_ring(void);
+void *hww_core_arena(void);
+
+/* record.c */
+uint64_t hww_ring_committed(uint64_t from);
+int hww_ring_release(uint64_t to);
+
+/* frames.c */
+void hww_frames_configure(const struct hww_python *layout);
+uint32_t hww_frames_here(uint32_t nframes);
+
+/* trap.c */
+int hww_trap_open(void);
+int hww_trap_close(void);
+int hww_trap_owner(void);
+uint64_t hww_trap_cookie(uint32_t watch, uint32_t piece);
+int hww_trap_simulate(uint64_t cookie, uint32_t flags, uint64_t pc, const uint64_t registers[16]);
+
+/* slots.c */
+int hww_watch_claim(uint32_t mode, uint32_t npieces, const struct hww_piece *pieces, uint32_t nframes,
+                    uint32_t shared);
+int hww_watch_open(int watch, const struct hww_arm_options *options, struct hww_arm_report *report);
+int hww_watch_publish(int watch);
+int hww_watch_close(int watch);
+int hww_watch_enable(int watch, int on);
+int hww_watch_counts(int watch, uint64_t counts[4]);
+int hww_watch_threads(int watch, int32_t *tids, int capacity);
+int hww_slots_free(int32_t tid);
+int hww_canary(uint32_t mode, uint32_t nbytes, uint32_t kernel);

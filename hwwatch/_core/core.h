@@ -1,0 +1,100 @@
+/* Internal declarations of the core. The layout shared with Python is in cdefs.h. */
+#ifndef HWW_CORE_H
+#define HWW_CORE_H
+
+#include <assert.h>
+#include <errno.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/types.h>
+
+#include "cdefs.h"
+
+#define HWW_LOAD(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#define HWW_STORE(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+#define HWW_ADD(p, v) __atomic_fetch_add((p), (v), __ATOMIC_RELAXED)
+
+static_assert(sizeof(struct hww_record) == HWW_SLOT, "a record is one slot");
+static_assert(sizeof(struct hww_extension) == HWW_SLOT, "an extension is one slot");
+
+/* region.c: one per process image; the mapping behind `shared` is the family's. */
+struct hww_region {
+    struct hww_shared *shared;
+    unsigned char *ring;  /* capacity slots */
+    unsigned char *arena; /* arena_size bytes */
+    uint32_t *index;      /* HWW_INDEX_SIZE arena ids, open addressing, 0: empty */
+};
+extern struct hww_region hww_region;
+#define HWW_INDEX_SIZE (1u << 18)
+
+/* thread.c: what the handler keeps per thread. Initial-exec, so that reaching it never allocates. */
+struct hww_thread {
+    volatile int in_handler;
+    sigjmp_buf *volatile recover; /* where a fault while reading foreign memory goes on */
+    pid_t tid, pid;
+};
+extern __thread struct hww_thread hww_thread __attribute__((tls_model("initial-exec")));
+int hww_thread_open(void);
+void hww_thread_identify(struct hww_thread *self);
+int hww_guarded(struct hww_thread *self, void (*body)(void *), void *argument);
+#define HWW_FENCE() __atomic_signal_fence(__ATOMIC_SEQ_CST)
+
+/* Bit i: watch i is armed in this process. A forked child starts with its parent's. */
+extern uint64_t hww_active;
+
+/* signals.c: a signal that we share with whoever had it before. */
+struct hww_signal {
+    int number;
+    int installed;
+    struct sigaction previous;
+    void (*handler)(int, siginfo_t *, void *);
+};
+int hww_signal_open(struct hww_signal *self, int number, void (*handler)(int, siginfo_t *, void *));
+int hww_signal_close(struct hww_signal *self);
+int hww_signal_owner(const struct hww_signal *self);
+void hww_signal_forward(struct hww_signal *self, siginfo_t *info, void *context);
+
+/* One trap, as the recorder needs it. */
+struct hww_moment {
+    uint64_t time;
+    uint64_t pc;
+    uint64_t registers[HWW_REGISTERS];
+    uint32_t eflags;
+    uint32_t tid, pid;
+    uint32_t stack;   /* arena id */
+    uint32_t nframes; /* asked for when the stack was walked */
+};
+
+/* record.c */
+int hww_record_write(struct hww_watch *watch, uint32_t index, uint32_t generation,
+                     const struct hww_moment *moment, uint32_t flags, uint32_t hit, uint32_t named,
+                     const uint64_t old_bytes[4], const uint64_t new_bytes[4]);
+
+/* frames.c */
+uint32_t hww_frames_walk(struct hww_thread *self, uint32_t nframes, uint32_t *flags);
+
+/* intern.c */
+uint32_t hww_intern_find(uint64_t hash, int (*same)(const void *entry, const void *key), const void *key);
+void *hww_intern_reserve(uint32_t size, uint32_t *id);
+uint32_t hww_intern_publish(uint64_t hash, uint32_t id, int (*same)(const void *entry, const void *key),
+                            const void *key);
+uint64_t hww_hash(uint64_t seed, const void *data, size_t size);
+
+/* slots.c, for the handler: how often the kernel counted a piece in this process' events; -1: cannot tell. */
+int64_t hww_watch_counted(uint32_t watch, uint32_t piece);
+void hww_watch_forked(void);
+extern volatile uint64_t hww_canary_seen;
+
+/* The sig_data of our events, so that a trap tells whose it is: magic, generation, watch, piece. */
+#define HWW_COOKIE_MAGIC 0x4857ull
+#define HWW_COOKIE_CANARY 0xff /* in place of a watch */
+static inline uint64_t hww_cookie(uint32_t generation, uint32_t watch, uint32_t piece)
+{
+    return HWW_COOKIE_MAGIC << 48 | (uint64_t)generation << 16 | watch << 8 | piece;
+}
+void hww_snapshot_take(uint32_t watch);
+
+#endif

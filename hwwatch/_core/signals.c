@@ -1,0 +1,106 @@
+/* A signal that belonged to somebody before us: take it, hand on what is not ours, give it back. */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <ucontext.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "core.h"
+
+/* SA_NODEFER: a trap inside the handler comes back to it and returns at once; were the signal deferred
+ * instead, the handler would run again for ever. SA_ONSTACK: where the program has an alternate stack,
+ * the signal frame is not written over stack bytes that may be watched. All other signals wait, so that
+ * no foreign handler runs, and stores, between a trap and its record. */
+int hww_signal_open(struct hww_signal *self, int number, void (*handler)(int, siginfo_t *, void *))
+{
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_sigaction = handler;
+    action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK | SA_RESTART;
+    sigfillset(&action.sa_mask);
+    int synchronous[] = {SIGTRAP, SIGSEGV, SIGBUS, SIGILL, SIGFPE};
+    for (size_t i = 0; i < sizeof synchronous / sizeof *synchronous; i++)
+        sigdelset(&action.sa_mask, synchronous[i]);
+    struct sigaction found;
+    if (sigaction(number, NULL, &found) < 0)
+        return -errno;
+    if ((found.sa_flags & SA_SIGINFO) && found.sa_sigaction == handler)
+        return 0;
+    self->number = number;
+    self->handler = handler;
+    self->previous = found; /* before ours is in place: forwarding may be needed at once */
+    self->installed = 1;
+    if (sigaction(number, &action, NULL) < 0) {
+        self->installed = 0;
+        return -errno;
+    }
+    return 0;
+}
+
+/* Give the signal back, unless somebody else took it meanwhile: then theirs stays. */
+int hww_signal_close(struct hww_signal *self)
+{
+    if (!self->installed)
+        return 0;
+    if (hww_signal_owner(self) == HWW_OWNER_US && sigaction(self->number, &self->previous, NULL) < 0)
+        return -errno;
+    self->installed = 0;
+    return 0;
+}
+
+int hww_signal_owner(const struct hww_signal *self)
+{
+    struct sigaction found;
+    if (!self->installed || sigaction(self->number, NULL, &found) < 0)
+        return HWW_OWNER_NONE;
+    if ((found.sa_flags & SA_SIGINFO) && found.sa_sigaction == self->handler)
+        return HWW_OWNER_US;
+    return HWW_OWNER_OTHER;
+}
+
+/* Let the signal do what it would have done without us: die, be ignored, or run the earlier handler with
+ * the mask it asked for. */
+void hww_signal_forward(struct hww_signal *self, siginfo_t *info, void *context)
+{
+    struct sigaction *previous = &self->previous;
+    int siginfo = previous->sa_flags & SA_SIGINFO;
+    int ignored = !siginfo && previous->sa_handler == SIG_IGN;
+    int default_action = !siginfo && previous->sa_handler == SIG_DFL;
+    /* The kernel kills a process that ignores a fault or trap of its own making (force_sig). */
+    if (ignored && info->si_code > 0 && info->si_code != 6 /* TRAP_PERF is sent, not forced */)
+        default_action = 1;
+    else if (ignored)
+        return;
+    if (default_action) {
+        struct sigaction action;
+        memset(&action, 0, sizeof action);
+        action.sa_handler = SIG_DFL;
+        sigaction(self->number, &action, NULL);
+        if (self->number != SIGTRAP && info->si_code > 0)
+            return; /* the faulting instruction runs again and dies where it stands */
+        sigset_t only;
+        sigemptyset(&only);
+        sigaddset(&only, self->number);
+        syscall(SYS_tgkill, syscall(SYS_getpid), syscall(SYS_gettid), self->number);
+        pthread_sigmask(SIG_UNBLOCK, &only, NULL);
+        return;
+    }
+    sigset_t mask = ((const ucontext_t *)context)->uc_sigmask, added = previous->sa_mask, before;
+    for (int number = 1; number < 65; number++)
+        if (sigismember(&added, number) == 1)
+            sigaddset(&mask, number);
+    if (!(previous->sa_flags & SA_NODEFER))
+        sigaddset(&mask, self->number);
+    void (*plain)(int) = previous->sa_handler;
+    void (*full)(int, siginfo_t *, void *) = previous->sa_sigaction;
+    if (previous->sa_flags & SA_RESETHAND) {
+        previous->sa_handler = SIG_DFL;
+        previous->sa_flags &= ~(SA_SIGINFO | SA_RESETHAND);
+    }
+    pthread_sigmask(SIG_SETMASK, &mask, &before);
+    if (siginfo)
+        full(self->number, info, context);
+    else
+        plain(self->number);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}

@@ -1,0 +1,381 @@
+/* Kernel breakpoints: one event for each piece and thread, and the watch table they answer to.
+ *
+ * Not called from the handler, but for hww_watch_counted and hww_watch_forked. The caller serialises all
+ * other calls (backends/perf.py holds a lock); any thread may trap meanwhile. */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <linux/hw_breakpoint.h>
+#include <linux/perf_event.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "core.h"
+
+struct event {
+    pid_t tid;
+    int fd[HWW_MAX_PIECES];
+};
+
+/* Events of one watch. The handler may read a list while it grows: arrays are replaced, and an outgrown
+ * one is kept (together they are smaller than the last). */
+static struct {
+    struct event *events;
+    uint32_t count, capacity;
+} lists[HWW_MAX_WATCHES];
+
+static uint64_t scratch[1];
+
+/* Something to execute under the canary's breakpoint. */
+__attribute__((noinline, noclone, aligned(16))) static void scratch_function(void)
+{
+    __asm__ volatile("");
+}
+
+static int event_open(uint32_t mode, uint64_t address, uint32_t nbytes, pid_t tid, uint64_t cookie,
+                      const struct hww_arm_options *options, int disabled)
+{
+    struct perf_event_attr attr;
+    memset(&attr, 0, sizeof attr);
+    attr.size = sizeof attr;
+    attr.type = PERF_TYPE_BREAKPOINT;
+    attr.bp_type = mode == HWW_EXECUTE     ? HW_BREAKPOINT_X
+                   : mode == HWW_READWRITE ? HW_BREAKPOINT_RW
+                                           : HW_BREAKPOINT_W;
+    attr.bp_addr = address;
+    attr.bp_len = mode == HWW_EXECUTE ? sizeof(long) : nbytes; /* x86: arch_build_bp_info */
+    attr.sample_period = 1;                                    /* 0 never signals */
+    attr.sigtrap = 1;
+    attr.remove_on_exec = 1; /* sigtrap demands it (perf_copy_attr) */
+    attr.sig_data = cookie;
+    attr.exclude_hv = 1;
+    attr.exclude_kernel = mode == HWW_EXECUTE || !options->kernel;
+    attr.disabled = disabled ? 1 : 0;
+    attr.inherit = 1;
+    /* vfork and posix_spawn children must never meet an execute breakpoint: it would kill the program. */
+    attr.inherit_thread = mode == HWW_EXECUTE || !options->follow_fork;
+    long fd = syscall(SYS_perf_event_open, &attr, tid, -1, -1, PERF_FLAG_FD_CLOEXEC);
+    return fd < 0 ? -errno : (int)fd;
+}
+
+/* DISABLE first: while a forked child or a dup holds the event, close alone leaves it armed. */
+static void event_close(int *fd)
+{
+    if (*fd < 0)
+        return;
+    ioctl(*fd, PERF_EVENT_IOC_DISABLE, 0);
+    close(*fd);
+    *fd = -1;
+}
+
+static struct hww_watch *watch_at(int watch)
+{
+    return &hww_region.shared->watches[watch];
+}
+
+static struct event *list_add(int watch, pid_t tid)
+{
+    if (lists[watch].count == lists[watch].capacity) {
+        uint32_t capacity = lists[watch].capacity ? lists[watch].capacity * 2 : 64;
+        struct event *grown = malloc(capacity * sizeof *grown);
+        if (!grown)
+            return NULL;
+        if (lists[watch].count)
+            memcpy(grown, lists[watch].events, lists[watch].count * sizeof *grown);
+        HWW_STORE(&lists[watch].events, grown);
+        lists[watch].capacity = capacity;
+    }
+    struct event *event = &lists[watch].events[lists[watch].count];
+    event->tid = tid;
+    for (int p = 0; p < HWW_MAX_PIECES; p++)
+        event->fd[p] = -1;
+    HWW_STORE(&lists[watch].count, lists[watch].count + 1);
+    return event;
+}
+
+static struct event *list_find(int watch, pid_t tid)
+{
+    for (uint32_t i = 0; i < lists[watch].count; i++)
+        if (lists[watch].events[i].tid == tid)
+            return &lists[watch].events[i];
+    return NULL;
+}
+
+/* Thread ids of this process into *tids (malloc'ed); the number, or -errno. */
+static int list_threads(pid_t **tids)
+{
+    DIR *directory = opendir("/proc/self/task");
+    if (!directory)
+        return -errno;
+    int count = 0, capacity = 0;
+    pid_t *list = NULL;
+    struct dirent *entry;
+    while ((entry = readdir(directory))) {
+        int tid = atoi(entry->d_name);
+        if (tid <= 0)
+            continue;
+        if (count == capacity) {
+            capacity = capacity ? capacity * 2 : 64;
+            pid_t *grown = realloc(list, (size_t)capacity * sizeof *list);
+            if (!grown) {
+                free(list);
+                closedir(directory);
+                return -ENOMEM;
+            }
+            list = grown;
+        }
+        list[count++] = tid;
+    }
+    closedir(directory);
+    *tids = list;
+    return count;
+}
+
+/* An unused entry, the one that was used longest ago first, so that generations live long. */
+int hww_watch_claim(uint32_t mode, uint32_t npieces, const struct hww_piece *pieces, uint32_t nframes,
+                    uint32_t shared)
+{
+    static uint32_t next;
+    if (npieces < 1 || npieces > HWW_MAX_PIECES || mode > HWW_EXECUTE)
+        return -EINVAL;
+    for (uint32_t i = 0; i < HWW_MAX_WATCHES; i++) {
+        uint32_t index = (next + i) % HWW_MAX_WATCHES;
+        struct hww_watch *watch = watch_at((int)index);
+        uint32_t state = HWW_LOAD(&watch->state);
+        if ((state != HWW_FREE && state != HWW_RETIRED) ||
+            !__atomic_compare_exchange_n(&watch->state, &state, HWW_CLAIMED, 0, __ATOMIC_ACQ_REL,
+                                         __ATOMIC_ACQUIRE))
+            continue;
+        next = index + 1;
+        HWW_STORE(&watch->generation, watch->generation + 1);
+        watch->owner = (uint32_t)getpid();
+        watch->mode = mode;
+        watch->npieces = npieces;
+        watch->nframes = nframes;
+        watch->shared = shared;
+        memset(watch->pieces, 0, sizeof watch->pieces);
+        memcpy(watch->pieces, pieces, npieces * sizeof *pieces);
+        watch->recorded = watch->dropped = watch->late = watch->inferred = 0;
+        for (int p = 0; p < HWW_MAX_PIECES; p++)
+            watch->accounted[p] = watch->nested[p] = watch->retired[p] = 0;
+        lists[index].count = 0;
+        hww_snapshot_take(index);
+        return (int)index;
+    }
+    return -ENOSPC;
+}
+
+/* Free debug registers of a thread (0: the caller), found by taking them all for a moment. */
+int hww_slots_free(int32_t tid)
+{
+    static const struct hww_arm_options options = {0, 0};
+    int fds[16], count = 0, error = 0;
+    while (count < 16) {
+        int fd = event_open(HWW_WRITE, (uint64_t)scratch, 8, tid, 0, &options, 1);
+        if (fd < 0) {
+            error = fd;
+            break;
+        }
+        fds[count++] = fd;
+    }
+    for (int i = 0; i < count; i++)
+        close(fds[i]);
+    return error && error != -ENOSPC ? error : count;
+}
+
+/* Arm one thread, skipping the first `inherited` pieces. */
+static int arm_thread(int watch, pid_t tid, uint32_t inherited, const struct hww_arm_options *options,
+                      struct hww_arm_report *report)
+{
+    struct hww_watch *entry = watch_at(watch);
+    struct event *event = list_add(watch, tid);
+    if (!event)
+        return -ENOMEM;
+    for (uint32_t p = inherited; p < entry->npieces; p++) {
+        int fd = event_open(entry->mode, entry->pieces[p].address, entry->pieces[p].nbytes, tid,
+                            hww_cookie(entry->generation, (uint32_t)watch, p), options, 0);
+        if (fd >= 0) {
+            event->fd[p] = fd;
+            continue;
+        }
+        if (fd == -ESRCH) { /* ended meanwhile */
+            report->vanished++;
+            return 0;
+        }
+        report->failed_tid = tid;
+        report->failed_piece = p;
+        return fd;
+    }
+    report->threads++;
+    return 0;
+}
+
+/* Arm every thread, and look again until no new one is found. A thread that appears meanwhile was cloned
+ * by an armed one, and has inherited, or by one not armed yet: its free slots tell, since a thread with an
+ * event twice would count each hit twice. */
+int hww_watch_open(int watch, const struct hww_arm_options *options, struct hww_arm_report *report)
+{
+    memset(report, 0, sizeof *report);
+    __atomic_fetch_or(&hww_active, 1ull << watch, __ATOMIC_ACQ_REL);
+    for (int pass = 0, fresh = 1; fresh; pass++) {
+        pid_t *tids = NULL;
+        int count = list_threads(&tids), error = 0;
+        if (count < 0)
+            return count;
+        fresh = 0;
+        for (int i = 0; i < count && !error; i++) {
+            if (list_find(watch, tids[i]))
+                continue;
+            uint32_t inherited = 0;
+            if (pass > 0) {
+                int here = hww_slots_free(0), there = hww_slots_free(tids[i]);
+                uint32_t npieces = watch_at(watch)->npieces;
+                if (there < 0 || here < 0) { /* ended meanwhile */
+                    report->vanished++;
+                    list_add(watch, tids[i]);
+                    continue;
+                }
+                int missing = there - here; /* pieces that the new thread does not hold */
+                missing = missing < 0 ? 0 : missing > (int)npieces ? (int)npieces : missing;
+                inherited = npieces - (uint32_t)missing;
+                if (inherited == npieces)
+                    report->inherited++;
+            }
+            fresh = 1;
+            error = arm_thread(watch, tids[i], inherited, options, report);
+        }
+        free(tids);
+        if (error)
+            return error;
+    }
+    return 0;
+}
+
+/* From now on the watch is compared at every trap, also at those that name another. */
+int hww_watch_publish(int watch)
+{
+    HWW_STORE(&watch_at(watch)->state, HWW_ARMED);
+    return 0;
+}
+
+static uint64_t event_count(int fd)
+{
+    uint64_t value = 0;
+    return fd >= 0 && read(fd, &value, sizeof value) == sizeof value ? value : 0;
+}
+
+int hww_watch_counts(int watch, uint64_t counts[4])
+{
+    for (int p = 0; p < HWW_MAX_PIECES; p++) {
+        counts[p] = watch_at(watch)->retired[p];
+        for (uint32_t i = 0; i < lists[watch].count; i++)
+            counts[p] += event_count(lists[watch].events[i].fd[p]);
+    }
+    return 0;
+}
+
+int64_t hww_watch_counted(uint32_t watch, uint32_t piece)
+{
+    uint32_t count = HWW_LOAD(&lists[watch].count);
+    if (!count)
+        return -1;
+    const struct event *events = HWW_LOAD(&lists[watch].events);
+    uint64_t total = hww_region.shared->watches[watch].retired[piece];
+    for (uint32_t i = 0; i < count; i++)
+        total += event_count(events[i].fd[piece]);
+    return (int64_t)total;
+}
+
+/* Disarm in all threads and children; hits in flight are still recorded. */
+int hww_watch_close(int watch)
+{
+    struct hww_watch *entry = watch_at(watch);
+    for (uint32_t i = 0; i < lists[watch].count; i++)
+        for (int p = 0; p < HWW_MAX_PIECES; p++)
+            if (lists[watch].events[i].fd[p] >= 0)
+                ioctl(lists[watch].events[i].fd[p], PERF_EVENT_IOC_DISABLE, 0);
+    uint64_t counts[HWW_MAX_PIECES];
+    hww_watch_counts(watch, counts);
+    uint32_t count = lists[watch].count;
+    HWW_STORE(&lists[watch].count, 0);
+    memcpy(entry->retired, counts, sizeof counts);
+    for (uint32_t i = 0; i < count; i++)
+        for (int p = 0; p < HWW_MAX_PIECES; p++)
+            event_close(&lists[watch].events[i].fd[p]);
+    HWW_STORE(&entry->state, HWW_RETIRED);
+    __atomic_fetch_and(&hww_active, ~(1ull << watch), __ATOMIC_ACQ_REL);
+    return 0;
+}
+
+/* Pause and resume; a paused watch keeps its slots. What changed meanwhile is not told. */
+int hww_watch_enable(int watch, int on)
+{
+    int result = 0;
+    if (on)
+        hww_snapshot_take((uint32_t)watch);
+    else
+        HWW_STORE(&watch_at(watch)->state, HWW_CLAIMED);
+    for (uint32_t i = 0; i < lists[watch].count; i++)
+        for (int p = 0; p < HWW_MAX_PIECES; p++) {
+            int fd = lists[watch].events[i].fd[p];
+            if (fd >= 0 && ioctl(fd, on ? PERF_EVENT_IOC_ENABLE : PERF_EVENT_IOC_DISABLE, 0) < 0)
+                result = -errno;
+        }
+    if (on && !result)
+        HWW_STORE(&watch_at(watch)->state, HWW_ARMED);
+    return result;
+}
+
+/* Threads that have an event of their own (others inherited theirs). */
+int hww_watch_threads(int watch, int32_t *tids, int capacity)
+{
+    int count = 0;
+    for (uint32_t i = 0; i < lists[watch].count; i++) {
+        if (count < capacity)
+            tids[count] = lists[watch].events[i].tid;
+        count++;
+    }
+    return count;
+}
+
+/* In a forked child: let go of the parent's events without touching them. A DISABLE here would disarm the
+ * parent, and a descriptor kept open would keep its slot taken. */
+void hww_watch_forked(void)
+{
+    for (int watch = 0; watch < HWW_MAX_WATCHES; watch++) {
+        for (uint32_t i = 0; i < lists[watch].count; i++)
+            for (int p = 0; p < HWW_MAX_PIECES; p++)
+                if (lists[watch].events[i].fd[p] >= 0)
+                    close(lists[watch].events[i].fd[p]);
+        lists[watch].count = 0;
+    }
+}
+
+/* Prove on the calling thread that a breakpoint of this kind really traps: some virtual machines and
+ * sandboxes accept one and never fire it. Returns 1 when it fired, 0 when it did not, -errno. */
+int hww_canary(uint32_t mode, uint32_t nbytes, uint32_t kernel)
+{
+    const struct hww_arm_options options = {kernel, 0};
+    sigset_t only, before;
+    sigemptyset(&only);
+    sigaddset(&only, SIGTRAP);
+    uint64_t address = mode == HWW_EXECUTE ? (uint64_t)scratch_function : (uint64_t)scratch;
+    uint64_t seen = hww_canary_seen;
+    int fd = event_open(mode, address, nbytes, 0, hww_cookie(0, HWW_COOKIE_CANARY, 0), &options, 0);
+    if (fd < 0)
+        return fd;
+    pthread_sigmask(SIG_UNBLOCK, &only, &before);
+    if (mode == HWW_EXECUTE) {
+        void (*volatile call)(void) = scratch_function;
+        call();
+    } else if (mode == HWW_READWRITE) {
+        (void)*(volatile uint8_t *)scratch;
+    } else {
+        *(volatile uint8_t *)scratch = 1;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    event_close(&fd);
+    return hww_canary_seen != seen;
+}

@@ -1,0 +1,63 @@
+/* Who am I, without a system call a hit: the thread's identity, right in forked children too. */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "core.h"
+
+__thread struct hww_thread hww_thread __attribute__((tls_model("initial-exec")));
+
+/* The kernel zeroes this page in every forked child (MADV_WIPEONFORK, Linux 4.14), also in one made by a
+ * raw clone() that runs no atfork handlers. A vfork child shares our memory, and with it our identity:
+ * what it does before exec is reported under its parent's ids. */
+static pid_t *cached_pid;
+
+int hww_thread_open(void)
+{
+    void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED)
+        return -errno;
+    if (madvise(page, 4096, MADV_WIPEONFORK) < 0) {
+        int error = -errno;
+        munmap(page, 4096);
+        return error;
+    }
+    cached_pid = page;
+    int error = pthread_atfork(NULL, NULL, hww_watch_forked);
+    return -error;
+}
+
+void hww_thread_identify(struct hww_thread *self)
+{
+    pid_t pid = __atomic_load_n(cached_pid, __ATOMIC_RELAXED);
+    if (__builtin_expect(pid == 0, 0)) {
+        pid = (pid_t)syscall(SYS_getpid);
+        __atomic_store_n(cached_pid, pid, __ATOMIC_RELAXED);
+    }
+    if (__builtin_expect(self->pid != pid, 0)) {
+        self->tid = (pid_t)syscall(SYS_gettid);
+        self->pid = pid;
+    }
+}
+
+/* Runs body(argument); a fault in it ends it and returns -EFAULT instead of killing the process (the
+ * SIGSEGV and SIGBUS handlers in trap.c come here). Guards nest. The mask needs no saving: those handlers
+ * block nothing that ours does not. */
+int hww_guarded(struct hww_thread *self, void (*body)(void *), void *argument)
+{
+    sigjmp_buf here;
+    sigjmp_buf *volatile outer = self->recover;
+    if (sigsetjmp(here, 0)) {
+        self->recover = outer;
+        HWW_ADD(&hww_region.shared->faults, 1);
+        return -EFAULT;
+    }
+    self->recover = &here;
+    HWW_FENCE();
+    body(argument);
+    HWW_FENCE();
+    self->recover = outer;
+    return 0;
+}

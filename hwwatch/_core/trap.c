@@ -1,0 +1,353 @@
+/* The SIGTRAP handler.
+ *
+ * Runs on the thread that touched the watched bytes, perhaps inside malloc() or holding the GIL.
+ *   1. No allocation, no locks, no stdio, no Python call, no reference count.
+ *   2. Only these foreign functions: clock_gettime (vDSO), process_vm_readv, read (system calls),
+ *      sigsetjmp/siglongjmp (registers only), memcmp/memcpy (pure), PyGILState_GetThisThreadState (a
+ *      pthread_getspecific).
+ *   3. errno is saved on entry and restored on exit.
+ *   4. A trap inside a trap returns at once (thread-local flag); it is counted in hww_watch.nested.
+ *   5. A trap that is not ours goes to the handler that was there before.
+ *   6. In a forked child all private state is the parent's copy: what it says of the parent's events is
+ *      not believed; ring, arena and watch table are shared.
+ *   7. A watch that another thread disarms meanwhile keeps its entry until its generation is used again:
+ *      a hit in flight is still recorded, a stale one is only counted.
+ */
+#define _GNU_SOURCE
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "arch_x86_64.h"
+#include "core.h"
+
+uint64_t hww_active;
+volatile uint64_t hww_canary_seen;
+
+static struct hww_signal trap_signal, segv_signal, bus_signal;
+
+/* Last value of each piece of a watch; private, since after a fork the memory is private too. */
+static struct {
+    uint32_t generation;
+    uint64_t values[HWW_MAX_PIECES];
+} snapshots[HWW_MAX_WATCHES];
+
+/* Registers before the store, memory after: what the handler reads, piece by piece. */
+struct reading {
+    const struct hww_watch *watch;
+    uint32_t first, last; /* pieces */
+    uint64_t values[HWW_MAX_PIECES];
+};
+
+/* A plain load. On a write breakpoint it does not trap; it may fault where the object has died. */
+static void read_plainly(void *argument)
+{
+    struct reading *self = argument;
+    for (uint32_t p = self->first; p <= self->last; p++) {
+        uint64_t address = self->watch->pieces[p].address;
+        switch (self->watch->pieces[p].nbytes) {
+        case 1:
+            self->values[p] = *(const volatile uint8_t *)address;
+            break;
+        case 2:
+            self->values[p] = *(const volatile uint16_t *)address;
+            break;
+        case 4:
+            self->values[p] = *(const volatile uint32_t *)address;
+            break;
+        default:
+            self->values[p] = *(const volatile uint64_t *)address;
+        }
+    }
+}
+
+/* Through the kernel, which reaches the bytes by another mapping: neither traps nor faults. */
+static int read_by_kernel(struct reading *self, pid_t pid)
+{
+    struct iovec local[HWW_MAX_PIECES], remote[HWW_MAX_PIECES];
+    uint32_t n = 0;
+    long total = 0;
+    for (uint32_t p = self->first; p <= self->last; p++, n++) {
+        uint32_t nbytes = self->watch->pieces[p].nbytes;
+        self->values[p] = 0;
+        local[n] = (struct iovec){&self->values[p], nbytes};
+        remote[n] = (struct iovec){(void *)self->watch->pieces[p].address, nbytes};
+        total += nbytes;
+    }
+    long got = syscall(SYS_process_vm_readv, pid, local, (unsigned long)n, remote, (unsigned long)n, 0ul);
+    return got == total ? 0 : got < 0 ? -errno : -EFAULT;
+}
+
+/* A load of bytes under a read-write breakpoint would trap again, so those are read by the kernel; where a
+ * sandbox forbids that, the load traps, and the nested trap returns at once. */
+static int read_pieces(struct hww_thread *self, struct reading *reading)
+{
+    if (reading->watch->mode == HWW_WRITE) {
+        if (hww_guarded(self, read_plainly, reading) == 0)
+            return 0;
+        return read_by_kernel(reading, self->pid);
+    }
+    int error = read_by_kernel(reading, self->pid);
+    if (error == -EPERM || error == -ENOSYS)
+        error = hww_guarded(self, read_plainly, reading);
+    return error;
+}
+
+static uint64_t *snapshot_of(uint32_t index, const struct hww_watch *watch)
+{
+    return watch->shared ? (uint64_t *)watch->snapshot : snapshots[index].values;
+}
+
+/* Remember the bytes as they are now; before the events are enabled, in the arming thread. */
+void hww_snapshot_take(uint32_t index)
+{
+    struct hww_watch *watch = &hww_region.shared->watches[index];
+    struct reading now = {watch, 0, watch->npieces - 1, {0}};
+    hww_thread_identify(&hww_thread);
+    if (watch->mode != HWW_EXECUTE)
+        read_by_kernel(&now, hww_thread.pid);
+    memcpy(snapshot_of(index, watch), now.values, sizeof now.values);
+    HWW_STORE(&snapshots[index].generation, watch->generation);
+}
+
+struct change {
+    uint64_t before[HWW_MAX_PIECES], now[HWW_MAX_PIECES];
+    uint32_t mask;  /* pieces that changed */
+    uint32_t flags; /* HWW_HIT_* */
+};
+
+/* What happened to the watched bytes since the last trap. Compare-and-swap, with the memory read between
+ * load and swap, so that of two threads trapping at once neither can put an older value over a newer one:
+ * the old value of each record is the new value of the one before. */
+static void observe(struct hww_thread *self, uint32_t index, const struct hww_watch *watch,
+                    uint32_t generation, struct change *out)
+{
+    uint64_t *last = snapshot_of(index, watch);
+    int unknown = !watch->shared && HWW_LOAD(&snapshots[index].generation) != generation;
+    uint32_t count = watch->npieces;
+    struct reading now = {watch, 0, count - 1, {0}};
+    for (uint32_t p = 0; p < count; p++)
+        out->before[p] = HWW_LOAD(&last[p]);
+    if (read_pieces(self, &now) < 0) {
+        memcpy(out->now, out->before, sizeof out->now);
+        out->flags |= HWW_HIT_UNREADABLE;
+        return;
+    }
+    if (unknown) {
+        out->flags |= HWW_HIT_OLD_UNKNOWN;
+        for (uint32_t p = 0; p < count; p++) {
+            out->before[p] = now.values[p];
+            HWW_STORE(&last[p], now.values[p]);
+        }
+        HWW_STORE(&snapshots[index].generation, generation);
+    }
+    for (uint32_t p = 0; p < count; p++) {
+        while (out->before[p] != now.values[p] &&
+               !__atomic_compare_exchange_n(&last[p], &out->before[p], now.values[p], 0, __ATOMIC_ACQ_REL,
+                                            __ATOMIC_ACQUIRE)) {
+            now.first = now.last = p;
+            if (read_pieces(self, &now) < 0) {
+                now.values[p] = out->before[p];
+                out->flags |= HWW_HIT_UNREADABLE;
+            }
+        }
+        out->now[p] = now.values[p];
+        out->mask |= (uint32_t)(out->before[p] != out->now[p]) << p;
+    }
+}
+
+/* The snapshot is the pieces' bytes one after the other. */
+static void pack(const struct hww_watch *watch, const uint64_t pieces[4], uint64_t out[4])
+{
+    unsigned char *bytes = (unsigned char *)out;
+    memset(out, 0, HWW_SNAPSHOT);
+    for (uint32_t p = 0; p < watch->npieces; p++) {
+        memcpy(bytes, &pieces[p], watch->pieces[p].nbytes);
+        bytes += watch->pieces[p].nbytes;
+    }
+}
+
+/* One record stands for one kernel count of each piece in mask; but a copy by the kernel counts a byte or
+ * a word at a time and is delivered once, when the system call returns. */
+static void account(struct hww_watch *watch, uint32_t index, uint32_t mask, int kernel)
+{
+    for (uint32_t p = 0; p < watch->npieces; p++) {
+        if (!(mask >> p & 1))
+            continue;
+        uint64_t accounted = HWW_ADD(&watch->accounted[p], 1) + 1;
+        int64_t counted = kernel ? hww_watch_counted(index, p) : -1;
+        if (counted >= 0 && (uint64_t)counted > accounted + HWW_LOAD(&watch->nested[p]))
+            HWW_ADD(&watch->accounted[p], (uint64_t)counted - accounted - HWW_LOAD(&watch->nested[p]));
+    }
+}
+
+struct trap {
+    uint32_t watch, piece, generation;
+    uint32_t flags;
+    int after_syscall;
+    uint64_t pc;
+};
+
+static void look_behind(void *argument)
+{
+    struct trap *trap = argument;
+    trap->after_syscall = hww_arch_after_syscall(trap->pc);
+}
+
+static void record(struct hww_thread *self, const struct trap *trap, uint32_t index,
+                   struct hww_moment *moment, uint32_t *stack_flags)
+{
+    struct hww_watch *watch = &hww_region.shared->watches[index];
+    int named = index == trap->watch;
+    uint32_t generation = HWW_LOAD(&watch->generation);
+    if (named && generation != trap->generation) {
+        HWW_ADD(&hww_region.shared->stale, 1);
+        return;
+    }
+    if (!named && (HWW_LOAD(&watch->state) != HWW_ARMED || watch->mode == HWW_EXECUTE))
+        return;
+    struct change change = {{0}, {0}, 0, trap->flags};
+    if (watch->mode == HWW_EXECUTE)
+        change.flags |= HWW_HIT_EXECUTE;
+    else
+        observe(self, index, watch, generation, &change);
+    uint32_t hit = change.mask | (named ? 1u << trap->piece : 0);
+    if (!hit || HWW_LOAD(&watch->generation) != generation)
+        return;
+    if (hit != (named ? 1u << trap->piece : 0)) {
+        change.flags |= HWW_HIT_INFERRED;
+        HWW_ADD(&watch->inferred, 1);
+    }
+    if (change.flags & HWW_HIT_LATE)
+        HWW_ADD(&watch->late, 1);
+    int kernel = trap->after_syscall && watch->mode != HWW_EXECUTE;
+    if (kernel)
+        change.flags |= HWW_HIT_KERNEL;
+    if (moment->nframes != watch->nframes) {
+        *stack_flags = 0;
+        moment->stack = hww_frames_walk(self, watch->nframes, stack_flags);
+        moment->nframes = watch->nframes;
+    }
+    uint64_t old_bytes[4], new_bytes[4];
+    pack(watch, change.before, old_bytes);
+    pack(watch, change.now, new_bytes);
+    if (hww_record_write(watch, index, generation, moment, change.flags | *stack_flags, hit,
+                         named ? trap->piece : 0xff, old_bytes, new_bytes) == 0)
+        account(watch, index, hit, kernel);
+}
+
+/* One signal names one watch, though the instruction may have touched several: all are compared. */
+static void handle(struct hww_thread *self, struct trap *trap, const ucontext_t *context)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    struct hww_moment moment;
+    hww_arch_moment(&moment, context);
+    hww_thread_identify(self);
+    moment.time = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+    moment.tid = (uint32_t)self->tid;
+    moment.pid = (uint32_t)self->pid;
+    moment.stack = 0;
+    moment.nframes = UINT32_MAX;
+    trap->pc = moment.pc;
+    hww_guarded(self, look_behind, trap);
+    uint32_t stack_flags = 0;
+    record(self, trap, trap->watch, &moment, &stack_flags);
+    uint64_t others = HWW_LOAD(&hww_active) & ~(1ull << trap->watch);
+    for (; others; others &= others - 1)
+        record(self, trap, (uint32_t)__builtin_ctzll(others), &moment, &stack_flags);
+}
+
+static void on_trap(int number, siginfo_t *info, void *context)
+{
+    (void)number;
+    int saved = errno;
+    struct hww_thread *self = &hww_thread;
+    uint64_t cookie;
+    uint32_t flags;
+    memcpy(&cookie, (const char *)info + HWW_SIGINFO_DATA, sizeof cookie);
+    memcpy(&flags, (const char *)info + HWW_SIGINFO_FLAGS, sizeof flags);
+    uint32_t watch = cookie >> 8 & 0xff, piece = cookie & 0xff;
+    if (info->si_code != HWW_TRAP_PERF || cookie >> 48 != HWW_COOKIE_MAGIC) {
+        HWW_ADD(&hww_region.shared->forwarded, 1);
+        hww_signal_forward(&trap_signal, info, context);
+    } else if (watch == HWW_COOKIE_CANARY) {
+        __atomic_fetch_add(&hww_canary_seen, 1, __ATOMIC_RELAXED);
+    } else if (watch >= HWW_MAX_WATCHES || piece >= HWW_MAX_PIECES) {
+        HWW_ADD(&hww_region.shared->stale, 1);
+    } else if (self->in_handler) {
+        HWW_ADD(&hww_region.shared->watches[watch].nested[piece], 1);
+    } else {
+        self->in_handler = 1;
+        HWW_FENCE();
+        struct trap trap = {watch, piece, cookie >> 16 & 0xffffffff,
+                            flags & HWW_SIGINFO_ASYNC ? HWW_HIT_LATE : 0, 0, 0};
+        handle(self, &trap, context);
+        HWW_FENCE();
+        self->in_handler = 0;
+    }
+    errno = saved;
+}
+
+/* A fault under hww_guarded is ours; all others go where they would have gone. */
+static void on_fault(int number, siginfo_t *info, void *context)
+{
+    if (hww_thread.recover)
+        siglongjmp(*hww_thread.recover, 1);
+    int saved = errno;
+    hww_signal_forward(number == SIGSEGV ? &segv_signal : &bus_signal, info, context);
+    errno = saved;
+}
+
+/* Safe to call again: it takes back a signal that somebody else took meanwhile. */
+int hww_trap_open(void)
+{
+    if (!hww_region.shared)
+        return -ENXIO;
+    int error = hww_signal_open(&segv_signal, SIGSEGV, on_fault);
+    if (!error)
+        error = hww_signal_open(&bus_signal, SIGBUS, on_fault);
+    if (!error)
+        error = hww_signal_open(&trap_signal, SIGTRAP, on_trap);
+    return error;
+}
+
+int hww_trap_close(void)
+{
+    int trap = hww_signal_close(&trap_signal);
+    int segv = hww_signal_close(&segv_signal);
+    int bus = hww_signal_close(&bus_signal);
+    return trap ? trap : segv ? segv : bus;
+}
+
+int hww_trap_owner(void)
+{
+    return hww_signal_owner(&trap_signal);
+}
+
+uint64_t hww_trap_cookie(uint32_t watch, uint32_t piece)
+{
+    return hww_cookie(hww_region.shared->watches[watch].generation, watch, piece);
+}
+
+/* A scripted hit for tests without hardware: everything but the CPU's part. */
+int hww_trap_simulate(uint64_t cookie, uint32_t flags, uint64_t pc, const uint64_t registers[16])
+{
+    
+    union {
+        siginfo_t info;
+        char bytes[128];
+    } signal;
+    static_assert(sizeof(siginfo_t) == 128, "siginfo_t is 128 bytes");
+    ucontext_t context;
+    memset(&signal, 0, sizeof signal);
+    memset(&context, 0, sizeof context);
+    signal.info.si_signo = SIGTRAP;
+    signal.info.si_code = HWW_TRAP_PERF;
+    memcpy(signal.bytes + HWW_SIGINFO_DATA, &cookie, sizeof cookie);
+    memcpy(signal.bytes + HWW_SIGINFO_FLAGS, &flags, sizeof flags);
+    hww_arch_context(&context, pc, registers);
+    on_trap(SIGTRAP, &signal.info, &context);
+    return 0;
+}

@@ -1,0 +1,57 @@
+"""What can go wrong, each with a slug to search for and a hint that helps."""
+
+from __future__ import annotations
+
+
+class HwwatchError(Exception):
+    """Base of all errors that hwwatch raises on purpose.
+
+    The message is one line: what failed, with its value; what was found against what was
+    needed; the command or call that helps; and the slug in brackets.
+
+    Attributes
+    ----------
+    slug : str
+        Short stable name of the failure, such as ``"no-slot"``.
+    hint : str
+        The call or command that helps; may be empty.
+    """
+
+    slug = "error"
+
+    def __init__(self, message: str, *, hint: str = "", slug: str | None = None) -> None:
+        if slug is not None:
+            self.slug = slug
+        self.hint = hint
+        text = message if not hint else f"{message} {hint}"
+        super().__init__(f"{text} [{self.slug}]")
+
+
+class TargetError(HwwatchError, ValueError):
+    """The thing to watch does not exist, is no memory, or cannot be covered by slots."""
+
+    slug = "target"
+
+
+class NoSlotError(HwwatchError, OSError):
+    """More debug registers are needed than are free."""
+
+    slug = "no-slot"
+
+
+class PermissionRefused(HwwatchError, PermissionError):
+    """The kernel or a sandbox refuses what watching needs."""
+
+    slug = "permission"
+
+
+class NotSupported(HwwatchError, NotImplementedError):
+    """This machine, mode or policy cannot do what was asked for; the message says why."""
+
+    slug = "not-supported"
+
+
+class CanaryError(HwwatchError, OSError):
+    """A breakpoint was accepted but a test access on it raised no trap."""
+
+    slug = "canary"

@@ -1,0 +1,106 @@
+"""Target: which bytes to watch, and how to read values out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+#: An index inside the watched array such as ``(2, 3)``, a field's path such as ``"x"``, ``"a.b"``
+#: or ``"[2].x[1]"`` (index, field, index in a sub-array), or None where there is only one value.
+Element = tuple[int, ...] | str | None
+
+#: What 4 slots can hold: 4 x 8 aligned bytes. Targets that are wider are refused at once.
+MAX_BYTES = 32
+
+
+class Piece(NamedTuple):
+    """What one debug register can hold: 1, 2, 4 or 8 naturally aligned bytes.
+
+    Source: Intel SDM vol. 3B, 18.2.4 (LENn fields; breakpoint addresses must be aligned).
+    """
+
+    address: int
+    nbytes: int
+
+
+class Leaf(NamedTuple):
+    """One value inside a target: an array element, a field, or the whole of it."""
+
+    element: Element
+    address: int
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A place in memory that can be watched.
+
+    Attributes
+    ----------
+    name : str
+        As the user wrote it, or derived from the object.
+    ranges : tuple of (address, nbytes)
+        Ascending, disjoint, with touching ranges merged. One range for contiguous data.
+    leaves : tuple of Leaf
+        The values in it, in logical order. A strided view has a leaf an element. Leaves may
+        overlap (unions) or be alike (broadcast). Empty for code, which has no values.
+    dtype : numpy.dtype
+        Of each leaf where all are alike; else the structured dtype of the whole. ``uint8`` for code.
+    owner : object
+        Keeps the memory alive; None for a raw address.
+    note : str
+        What the user should know ("bit-field: the 4 bytes that hold it"); may be empty.
+    kind : {"data", "code"}
+        Code has one range of 1 byte, the instruction's first: an execute breakpoint needs one
+        slot and no alignment.
+    """
+
+    name: str
+    ranges: tuple[tuple[int, int], ...]
+    leaves: tuple[Leaf, ...]
+    dtype: np.dtype[Any]
+    owner: object = field(default=None, repr=False, compare=False)
+    note: str = ""
+    kind: Literal["data", "code"] = "data"
+
+    @property
+    def address(self) -> int:
+        """First watched byte."""
+        return self.ranges[0][0]
+
+    @property
+    def nbytes(self) -> int:
+        """Number of watched bytes, gaps not counted."""
+        return sum(length for _, length in self.ranges)
+
+
+def merge_ranges(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Sort ranges by address and merge those that touch or overlap; empty ones vanish."""
+    merged: list[tuple[int, int]] = []
+    for address, nbytes in sorted(r for r in ranges if r[1] > 0):
+        if merged and address <= merged[-1][0] + merged[-1][1]:
+            start, length = merged[-1]
+            merged[-1] = (start, max(length, address + nbytes - start))
+        else:
+            merged.append((address, nbytes))
+    return tuple(merged)
+
+
+def split_pieces(ranges: Iterable[tuple[int, int]]) -> tuple[Piece, ...]:
+    """Cover each range exactly with the fewest naturally aligned 8/4/2/1-byte pieces.
+
+    Greedy from the left is optimal, since the lengths are powers of two and alignment nests.
+    """
+    pieces: list[Piece] = []
+    for start, nbytes in ranges:
+        address, end = start, start + nbytes
+        while address < end:
+            length = 8
+            while address % length or address + length > end:
+                length //= 2
+            pieces.append(Piece(address, length))
+            address += length
+    return tuple(pieces)
