@@ -1,0 +1,280 @@
+"""Hardware watchpoints for Python and Jupyter: who wrote to my array?
+
+    >>> import hwwatch
+    >>> w = hwwatch.watch(a[3:4])
+    >>> a[3] = 5
+    >>> hwwatch.timeline()
+
+All functions here act on one default `Session`. Importing this package imports neither IPython, ipywidgets,
+matplotlib nor pandas.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from hwwatch.errors import (
+    CanaryError,
+    HwwatchError,
+    NoSlotError,
+    NotSupported,
+    PermissionRefused,
+    TargetError,
+)
+from hwwatch.types import Goto, Mode, Policy, Return
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hwwatch.coverages import Coverage
+    from hwwatch.diagnosis import Diagnosis
+    from hwwatch.sessions import Session
+    from hwwatch.targets import Target
+    from hwwatch.watchpoints import Watch
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CanaryError",
+    "Coverage",
+    "Goto",
+    "HwwatchError",
+    "Mode",
+    "NoSlotError",
+    "NotSupported",
+    "PermissionRefused",
+    "Policy",
+    "Return",
+    "Session",
+    "Target",
+    "TargetError",
+    "Watch",
+    "clear",
+    "coverage",
+    "doctor",
+    "load_ipython_extension",
+    "locate",
+    "timeline",
+    "unload_ipython_extension",
+    "unwatch",
+    "watch",
+    "watches",
+    "watching",
+]
+
+_LAZY = {
+    "Session": "hwwatch.sessions",
+    "Watch": "hwwatch.watchpoints",
+    "Coverage": "hwwatch.coverages",
+    "Target": "hwwatch.targets",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _session(session: Session | None = None) -> Session:
+    if session is not None:
+        return session
+    from hwwatch.sessions import default_session
+
+    return default_session()
+
+
+def watch(
+    target: Any,
+    mode: Mode = "w",
+    *,
+    nbytes: int | None = None,
+    name: str | None = None,
+    policy: Policy = "continue",
+    when: str | None = None,
+    limit: int | None = None,
+    on_hit: Any = None,
+    kernel: bool | str = "auto",
+    follow_fork: bool = True,
+    stack: int = 16,
+    backend: str = "auto",
+    session: Session | None = None,
+) -> Watch:
+    """Watch a place in memory: from now on each access to it becomes a row of the timeline.
+
+    Parameters
+    ----------
+    target : object
+        A NumPy array or view (``a[3:4]``), a ctypes instance, cffi cdata, a buffer (bytearray, memoryview,
+        array.array, mmap, shared memory), a pandas Series, a `Target` from `locate`, a function, a symbol
+        (``"libm.so.6!cos"``), or an address with `nbytes`. Its bytes must fit 4 naturally aligned pieces
+        of 1, 2, 4 or 8 bytes, since the CPU has 4 debug registers of that size (Intel SDM vol. 3B, 18.2).
+    mode : {"w", "rw", "r", "x"}
+        Writes; reads and writes; reads; execution (functions). x86 has no read-only mode: for "r" reads
+        and writes trap, and the writes are left out after decoding the instruction.
+    nbytes : int, optional
+        Length at a raw address.
+    name : str, optional
+        In the timeline; default: what `target` says of itself. Made unique.
+    policy : "continue"
+        What follows the handler.
+    when, limit, on_hit
+        Conditions and actions.
+    kernel : bool or "auto"
+        Include accesses by the kernel on the program's behalf (``readinto``, ``recv_into``); "auto": where
+        it is allowed. The coverage tells.
+    follow_fork : bool
+        Forked children stay watched; their hits stand in the same timeline.
+    stack : int
+        Python frames to keep a hit, 0 to 64.
+    backend : str
+        "auto", or the name of a backend.
+    session : Session, optional
+        Default: the one that all module functions share.
+
+    Returns
+    -------
+    Watch
+
+    Raises
+    ------
+    TargetError
+        No such place, or it cannot be covered by 4 slots.
+    NoSlotError
+        It could, but too few debug registers are free; says who holds them.
+    PermissionRefused
+        The kernel or a sandbox refuses breakpoints.
+    CanaryError
+        Breakpoints are accepted and never fire.
+    NotSupported
+        The option is not available.
+
+    Nothing is armed when it raises.
+    """
+    return _session(session).watch(
+        target,
+        mode,
+        nbytes=nbytes,
+        name=name,
+        policy=policy,
+        when=when,
+        limit=limit,
+        on_hit=on_hit,
+        kernel=kernel,
+        follow_fork=follow_fork,
+        stack=stack,
+        backend=backend,
+    )
+
+
+def watching(
+    target: Any, mode: Mode = "w", *, session: Session | None = None, **options: Any
+) -> AbstractContextManager[Watch]:
+    """`watch` for the length of a ``with`` block; disarmed on leaving, also by an exception."""
+    return _session(session).watching(target, mode, **options)
+
+
+def locate(expression: str, namespace: Mapping[str, Any] | None = None) -> Target:
+    """The place in memory that an expression names, such as ``"a[3]"`` or ``"s.items[2].x"``.
+
+    Parameters
+    ----------
+    expression : str
+        The place is watched, never a copy of its value.
+    namespace : mapping, optional
+        Where names are looked up; default: the caller's locals, then globals.
+
+    Returns
+    -------
+    Target
+
+    Raises
+    ------
+    TargetError
+        Syntax error, missing name, or an expression that has no place in memory.
+    """
+    from hwwatch.targets import locate as resolve
+
+    if namespace is None:
+        frame = sys._getframe(1)
+        namespace = {**frame.f_globals, **frame.f_locals}
+    return resolve(expression, namespace)
+
+
+def watches(*, session: Session | None = None) -> list[Watch]:
+    """All watches, armed or not, in order of id."""
+    from hwwatch.displays import WatchList
+
+    return WatchList(_session(session).watches())
+
+
+def unwatch(*which: Watch | int | str, session: Session | None = None) -> None:
+    """Disarm and forget watches by object, id or name; without arguments all. Their hits stay."""
+    _session(session).unwatch(*which)
+
+
+def timeline(
+    *which: Watch | int | str,
+    stack: bool = False,
+    registers: bool = False,
+    session: Session | None = None,
+) -> pd.DataFrame:
+    """All recorded hits, a row each, in order of recording.
+
+    Parameters
+    ----------
+    *which : Watch, int or str
+        Only hits of these watches; default: all, also of watches that were disarmed.
+    stack : bool
+        Add the column ``stack``: the Python call stack, innermost first.
+    registers : bool
+        Add a column for each general register, and ``rflags``.
+
+    Returns
+    -------
+    DataFrame
+        Index ``seq``. Columns time, watch, access, old, new, changed, element, address, nbytes, pc,
+        instruction, confidence, symbol, module, function, file, line, column, cell, thread, tid, pid,
+        origin, action, exact. ``df.attrs["hwwatch"]`` holds coverage, lost hits and versions. May be
+        called from any thread while hits keep coming: it shows a consistent prefix.
+    """
+    return _session(session).timeline(*which, stack=stack, registers=registers)
+
+
+def clear(*, session: Session | None = None) -> None:
+    """Forget all recorded hits; watches stay armed."""
+    _session(session).clear()
+
+
+def coverage(*, session: Session | None = None) -> Coverage:
+    """What is and what is not being seen: threads, kernel accesses, children, lost hits, self-tests.
+
+    Zero hits with full coverage means zero accesses.
+    """
+    return _session(session).coverage()
+
+
+def doctor() -> Diagnosis:
+    """What this machine allows, and the command that would allow more."""
+    from hwwatch.diagnosis import doctor as examine
+
+    return examine()
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """``%load_ext hwwatch``."""
+    from hwwatch.magics import load
+
+    load(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """``%unload_ext hwwatch``: disarm everything and give SIGTRAP back."""
+    from hwwatch.magics import unload
+
+    unload(shell)

@@ -1,0 +1,266 @@
+"""Which elements did a trap really touch?
+
+A record says what the handler could know: the piece that the signal named, and every watched piece whose
+bytes had changed. Two things are settled here, with the decoded instruction and the saved registers:
+
+* the element: a 16-byte store into a watched array is one hit for each element under it, changed or not;
+* whose change it was: with several watches and several threads, a handler may see a change that another
+  thread made a moment ago and whose own trap is still on its way. Such a change is taken from the wrong
+  record and given to the right one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwwatch.code.sites import Place, Sites
+from hwwatch.native import lib
+from hwwatch.records import Hits
+from hwwatch.targets.model import Leaf, Piece
+
+Bools = NDArray[np.bool_]
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Life:
+    """One arming of a watch: what its records refer to.
+
+    Attributes
+    ----------
+    index, generation : int
+        As in the records.
+    watch : int
+        The watch's id.
+    mode : {"w", "rw", "r", "x"}
+        As the user asked for it.
+    pieces : tuple of Piece
+    leaves : tuple of Leaf
+    offsets : tuple of int
+        Of each leaf's bytes in the snapshot.
+    """
+
+    index: int
+    generation: int
+    watch: int
+    mode: str
+    pieces: tuple[Piece, ...]
+    leaves: tuple[Leaf, ...]
+    offsets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Timeline rows of one life, in order.
+
+    Attributes
+    ----------
+    life : Life
+    record : (m,) int64
+        Row of the hit in `Hits`.
+    leaf : (m,) int64
+        Which leaf; several rows of one record differ in it.
+    sure : (m,) bool
+        Whether it is known that this leaf was touched, and no other in its stead.
+    old, new : (m, 32) uint8
+        The leaf's bytes, from the left.
+    places : list of Place
+    place : (m,) int64
+        Index into places.
+    access : (m,) object
+    filtered : int
+        Hits left out by the mode (the writes of a watch for reads).
+    correction : tuple of int
+        By piece: kernel counts that the rows stand for, beyond what the handler had noted.
+    """
+
+    life: Life
+    record: Indices
+    leaf: Indices
+    sure: Bools
+    old: NDArray[np.uint8]
+    new: NDArray[np.uint8]
+    places: list[Place]
+    place: Indices
+    access: NDArray[np.object_]
+    filtered: int
+    correction: tuple[int, ...]
+
+
+def leaf_offsets(pieces: Sequence[Piece], leaves: Sequence[Leaf]) -> tuple[int, ...]:
+    """Where each leaf's bytes begin in a snapshot, which is the pieces' bytes one after the other."""
+    offsets = []
+    for leaf in leaves:
+        at = 0
+        for piece in pieces:
+            if piece.address <= leaf.address < piece.address + piece.nbytes:
+                offsets.append(at + leaf.address - piece.address)
+                break
+            at += piece.nbytes
+    return tuple(offsets)
+
+
+def split(hits: Hits, lives: Sequence[Life]) -> dict[Life, Indices]:
+    """The rows of `hits` that belong to each life; hits of others' watches are left out."""
+    keys = hits.records["watch"].astype(np.uint64) << np.uint64(32) | hits.records["generation"]
+    distinct, inverse = np.unique(keys, return_inverse=True)
+    order = np.argsort(inverse, kind="stable")
+    bounds = np.searchsorted(inverse[order], np.arange(len(distinct) + 1))
+    number = {key: i for i, key in enumerate(distinct.tolist())}
+    out: dict[Life, Indices] = {}
+    for life in lives:
+        i = number.get(life.index << 32 | life.generation)
+        out[life] = np.zeros(0, np.int64) if i is None else order[bounds[i] : bounds[i + 1]].astype(np.int64)
+    return out
+
+
+def attribute(hits: Hits, rows: Indices, life: Life, sites: Sites) -> Rows:
+    """Timeline rows of one life.
+
+    Parameters
+    ----------
+    hits : Hits
+    rows : (n,) int64
+        The life's records in `hits`, in order.
+    life : Life
+    sites : Sites
+        Decodes instructions, each once.
+    """
+    places, place = sites.of(hits, rows, life.pieces, life.mode == "x")
+    records = hits.records[rows]
+    inferred = (records["flags"] & lib.HWW_HIT_INFERRED) != 0
+    correction = [0] * len(life.pieces)
+    if life.mode == "x" or (len(life.leaves) == 1 and len(life.pieces) == 1 and not inferred.any()):
+        chosen, leaf = np.arange(len(rows)), np.zeros(len(rows), np.int64)
+        sure = np.ones(len(rows), np.bool_)
+        old, new = hits.old[rows], hits.new[rows]
+    else:
+        chosen, leaf, sure, old, new = _touched(hits, rows, life, places, place, correction)
+    access = _access(hits, rows, life, places, place, chosen, leaf, old, new)
+    filtered = 0
+    if life.mode == "r":
+        keep = access != "write"
+        filtered = int(len(keep) - keep.sum())
+        chosen, leaf, sure, access = chosen[keep], leaf[keep], sure[keep], access[keep]
+        old, new = old[keep], new[keep]
+    return Rows(
+        life, rows[chosen], leaf, sure, old, new, places, place[chosen], access, filtered, tuple(correction)
+    )
+
+
+def _spans(items: Sequence[Leaf] | Sequence[Piece]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    first = np.array([item.address for item in items], np.uint64)
+    length = [item.dtype.itemsize if isinstance(item, Leaf) else item.nbytes for item in items]
+    return first, first + np.array(length, np.uint64)
+
+
+def _covered(
+    hits: Hits, rows: Indices, life: Life, places: list[Place], place: Indices
+) -> tuple[Bools, Bools, Bools]:
+    """(n, leaves) and (n, pieces) overlapped by the instruction's access, and (n,) whether that is known."""
+    leaf_first, leaf_last = _spans(life.leaves)
+    piece_first, piece_last = _spans(life.pieces)
+    leaves = np.zeros((len(rows), len(leaf_first)), np.bool_)
+    pieces = np.zeros((len(rows), len(piece_first)), np.bool_)
+    known = np.zeros(len(rows), np.bool_)
+    for number, found in enumerate(places):
+        site = found.site
+        operands = [
+            o
+            for o, operand in enumerate(site.operands)
+            if life.mode != "w" or operand.access in ("write", "readwrite")
+        ]
+        if site.confidence not in ("exact", "filtered") or not operands or site.text.startswith("rep"):
+            continue
+        mine = np.flatnonzero((place == number) & hits.registers_known[rows])
+        starts, sizes, sure = site.ranges(hits.registers(rows[mine]))
+        if not all(sure[o] and sizes[o] > 0 for o in operands):
+            continue
+        for o in operands:
+            first = starts[:, o : o + 1]
+            last = first + np.uint64(sizes[o])
+            leaves[mine] |= (first < leaf_last) & (leaf_first < last)
+            pieces[mine] |= (first < piece_last) & (piece_first < last)
+        known[mine] = pieces[mine].any(axis=1)
+    return leaves, pieces, known
+
+
+def _touched(
+    hits: Hits, rows: Indices, life: Life, places: list[Place], place: Indices, correction: list[int]
+) -> tuple[Indices, Indices, Bools, NDArray[np.uint8], NDArray[np.uint8]]:
+    records = hits.records[rows]
+    sizes = [leaf.dtype.itemsize for leaf in life.leaves]
+    old = np.zeros((len(rows), len(sizes), 32), np.uint8)
+    new = np.zeros_like(old)
+    for i, (offset, size) in enumerate(zip(life.offsets, sizes, strict=True)):
+        old[:, i, :size] = hits.old[rows, offset : offset + size]
+        new[:, i, :size] = hits.new[rows, offset : offset + size]
+    changed = (old != new).any(axis=2)
+    covered, pieces, known = _covered(hits, rows, life, places, place)
+    touched = np.where(known[:, None], covered, changed)
+
+    # Nothing changed and the instruction does not tell: the first leaf of the named piece stands for it.
+    first, last = _spans(life.leaves)
+    at = np.array([piece.address for piece in life.pieces], np.uint64)
+    end = at + np.array([piece.nbytes for piece in life.pieces], np.uint64)
+    in_piece = (first[None, :] < end[:, None]) & (at[:, None] < last[None, :])
+    vague = np.flatnonzero(~known & ~touched.any(axis=1) & (records["named"] != 0xFF))
+    named = records["named"][vague].astype(np.int64)
+    touched[vague, in_piece[named].argmax(axis=1)] = True
+    sure = np.ones(touched.shape, np.bool_)
+    sure[vague] = (in_piece[named].sum(axis=1) == 1)[:, None]
+
+    # A change outside the instruction's reach is another thread's: its own record gets the old value.
+    for row, leaf in np.argwhere(changed & ~touched & known[:, None]):
+        later = np.flatnonzero(touched[row + 1 :, leaf])
+        if len(later):
+            old[row + 1 + later[0], leaf] = old[row, leaf]
+
+    hit = (records["hit"][:, None] >> np.arange(len(life.pieces)) & 1).astype(np.int64)
+    difference = pieces[known].astype(np.int64).sum(axis=0) - hit[known].sum(axis=0)
+    for number, value in enumerate(difference.tolist()):
+        correction[number] = value
+    chosen, leaf_of = np.nonzero(touched)
+    return (
+        chosen.astype(np.int64),
+        leaf_of.astype(np.int64),
+        sure[chosen, leaf_of],
+        old[chosen, leaf_of],
+        new[chosen, leaf_of],
+    )
+
+
+def _access(
+    hits: Hits,
+    rows: Indices,
+    life: Life,
+    places: list[Place],
+    place: Indices,
+    chosen: Indices,
+    leaf: Indices,
+    old: NDArray[np.uint8],
+    new: NDArray[np.uint8],
+) -> NDArray[np.object_]:
+    """What each row's access was: by the instruction, else by what the mode and the bytes tell."""
+    if life.mode == "x":
+        return np.full(len(chosen), "execute", object)
+    changed = (old != new).any(axis=1)
+    fallback = "write" if life.mode == "w" else "unknown"
+    access = np.where(changed, "write", fallback).astype(object)
+    spans = [(item.address, item.dtype.itemsize) for item in life.leaves]
+    for number, found in enumerate(places):
+        mine = np.flatnonzero(place[chosen] == number)
+        if found.site.access == "unknown" or not len(mine):
+            continue
+        if len({operand.access for operand in found.site.operands}) < 2:
+            access[mine] = found.site.access
+        else:
+            touched = [spans[i] for i in leaf[mine].tolist()]
+            access[mine] = found.site.accesses(hits.registers(rows[chosen[mine]]), touched)
+    if life.mode == "w":  # a write breakpoint never fires for a mere read
+        access[(access == "read") | (access == "unknown")] = "write"
+    return access

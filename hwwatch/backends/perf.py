@@ -1,0 +1,134 @@
+"""Backend `perf`: hardware breakpoints by `perf_event_open` with `sigtrap` (Linux 5.13 and later)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+
+from hwwatch import native
+from hwwatch.errors import CanaryError, NoSlotError
+from hwwatch.native import check, ffi, lib
+from hwwatch.types import Armed, ArmRequest
+
+CORE_MODE = {"w": lib.HWW_WRITE, "rw": lib.HWW_READWRITE, "x": lib.HWW_EXECUTE}
+_WORDS = {"w": "write", "rw": "read-write", "x": "execute"}
+
+
+class PerfBackend:
+    """One event for each piece and thread; threads and children born later inherit them."""
+
+    name = "perf"
+
+    def __init__(self) -> None:
+        native.open_core()
+        self._lock = threading.RLock()
+        os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        self._lock = threading.RLock()  # another thread may have held it
+
+    def slots_free(self) -> int:
+        """Free debug registers of the calling thread, found by taking them for a moment."""
+        with self._lock:
+            return check(lib.hww_slots_free(0), "asking for free debug registers")
+
+    def canary(self, mode: str, nbytes: int, kernel: bool) -> None:
+        """Trap on a scratch location of the same mode and size.
+
+        Raises
+        ------
+        CanaryError
+            The kernel accepted the breakpoint and no trap came, as in gVisor and some virtual machines.
+        PermissionRefused, NoSlotError, NotSupported
+            The kernel refused it.
+        """
+        with self._lock:
+            check(lib.hww_trap_open(), "installing the SIGTRAP handler")
+            fired = check(
+                lib.hww_canary(CORE_MODE[mode], nbytes, int(kernel)), f"opening a {_WORDS[mode]} breakpoint"
+            )
+        if not fired:
+            raise CanaryError(
+                f"a {_WORDS[mode]} breakpoint of {nbytes} bytes was accepted, but a test access on it raised "
+                "no trap: this virtual machine or sandbox does not deliver debug exceptions, or another "
+                "debugger takes them.",
+                hint="See `hwwatch.doctor()`.",
+            )
+
+    def kernel_visible(self) -> bool:
+        """Whether this process may include kernel accesses (paranoid <= 1, or CAP_PERFMON)."""
+        with self._lock:
+            check(lib.hww_trap_open(), "installing the SIGTRAP handler")
+            return int(lib.hww_canary(lib.HWW_WRITE, 8, 1)) not in (-errno.EACCES, -errno.EPERM)
+
+    def arm(self, request: ArmRequest) -> Armed:
+        """Arm each thread of the process; on failure nothing stays armed."""
+        pieces = ffi.new("struct hww_piece[]", [(p.address, p.nbytes, 0) for p in request.pieces])
+        options = ffi.new(
+            "struct hww_arm_options *",
+            {"kernel": int(request.kernel), "follow_fork": int(request.follow_fork)},
+        )
+        report = ffi.new("struct hww_arm_report *")
+        with self._lock:
+            check(lib.hww_trap_open(), "installing the SIGTRAP handler")
+            index = lib.hww_watch_claim(
+                CORE_MODE[request.mode], len(pieces), pieces, request.frames, int(request.shared)
+            )
+            if index == -errno.ENOSPC:
+                raise NoSlotError(
+                    f"all {lib.HWW_MAX_WATCHES} entries of the watch table are in use.",
+                    hint="Disarm some: `hwwatch.unwatch()`.",
+                )
+            check(index, "entering the watch")
+            try:
+                code = lib.hww_watch_open(index, options, report)
+                check(code, f"arming thread {report.failed_tid}" if report.failed_tid else "arming")
+                lib.hww_watch_publish(index)
+            except BaseException:
+                lib.hww_watch_close(index)
+                raise
+            generation = native.shared().watches[index].generation
+        return Armed(index, generation, request, report.threads)
+
+    def disarm(self, armed: Armed) -> None:
+        """Disable and close all events. A fork's child cannot disarm its parent: it holds none of them."""
+        with self._lock:
+            if self._current(armed):
+                lib.hww_watch_close(armed.index)
+
+    def enable(self, armed: Armed, on: bool) -> None:
+        """Pause or resume by ioctl, which reaches inherited events too."""
+        with self._lock:
+            if self._current(armed):
+                check(lib.hww_watch_enable(armed.index, int(on)), "switching a watch on or off")
+
+    def counts(self, armed: Armed) -> tuple[int, ...]:
+        """What the event counters say, for each piece, children and ended threads included."""
+        out = ffi.new("uint64_t[4]")
+        with self._lock:
+            if not self._current(armed):
+                return (0,) * len(armed.request.pieces)
+            lib.hww_watch_counts(armed.index, out)
+        return tuple(out)[: len(armed.request.pieces)]
+
+    def threads(self, armed: Armed) -> frozenset[int]:
+        """Thread ids with an event of their own."""
+        with self._lock:
+            if not self._current(armed):
+                return frozenset()
+            count = lib.hww_watch_threads(armed.index, ffi.NULL, 0)
+            tids = ffi.new("int32_t[]", count)
+            lib.hww_watch_threads(armed.index, tids, count)
+        return frozenset(tids)
+
+    def close(self) -> None:
+        """Give SIGTRAP back to whoever had it."""
+        with self._lock:
+            check(lib.hww_trap_close(), "restoring the SIGTRAP handler")
+
+    @staticmethod
+    def _current(armed: Armed) -> bool:
+        # An entry that has begun another life, or belongs to the parent, is not ours to touch.
+        entry = native.shared().watches[armed.index]
+        return bool(entry.generation == armed.generation and entry.owner == os.getpid())

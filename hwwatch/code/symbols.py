@@ -1,0 +1,399 @@
+"""Names of native functions, and addresses of names, in this process.
+
+Import this module lazily: it loads pyelftools.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import difflib
+import hashlib
+import io
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hwwatch.errors import TargetError
+
+from .maps import FUNC, IFUNC, NOTYPE, SYMBOL, Elf, Mapping, Maps, demangle, read_code, without_parameters
+
+#: Part of the cache files' names; raise it when their contents change.
+_CACHE_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """The native function that holds an address.
+
+    Attributes
+    ----------
+    name : str
+        Demangled, with ``+0x1f`` where the address is not its first. Without a symbol table
+        ``libfoo.so+0x1234``, the address as the file counts it.
+    module : str
+        Base name of the file, a pseudo name such as ``"[vdso]"``, ``"[anonymous]"`` for generated code,
+        or ``"[unmapped]"``.
+    path : str
+        Of the file; empty where there is none.
+    start, end : int or None
+        First address of the function and one past its last, where known.
+    """
+
+    name: str
+    module: str
+    path: str
+    start: int | None = None
+    end: int | None = None
+
+
+class Image:
+    """Symbols and function ranges of one ELF file, at the file's own addresses.
+
+    Parameters
+    ----------
+    symbols : array of `SYMBOL`
+    strings : bytes
+        Names, each ended by a zero byte.
+    frames : (n, 2) uint64 array
+        Functions known from unwind information: first address, one past the last; ascending.
+    segments : (k, 4) int64 array
+        PT_LOAD: file offset, address, bytes, flags.
+    soname : str
+    """
+
+    def __init__(
+        self,
+        symbols: np.ndarray[Any, Any],
+        strings: bytes,
+        frames: np.ndarray[Any, np.dtype[np.uint64]],
+        segments: np.ndarray[Any, np.dtype[np.int64]],
+        soname: str,
+    ) -> None:
+        self.symbols, self.strings, self.soname = symbols, strings, soname
+        self.frames, self._segments = frames, segments
+        code = np.zeros(len(symbols), dtype=np.bool_)
+        for _, address, nbytes, flags in segments:
+            if flags & 1:
+                code |= (symbols["value"] >= address) & (symbols["value"] < address + nbytes)
+        # An IFUNC's value is its resolver, which is not the function of that name.
+        chosen = np.flatnonzero(code & np.isin(symbols["kind"], (NOTYPE, FUNC)))
+        chosen = chosen[self._first_choice(chosen)]
+        sized = symbols["size"][chosen] > 0
+        self._sized, self._loose = chosen[sized], chosen[~sized]
+        self._starts = symbols["value"][self._sized]
+        self._ends = self._starts + symbols["size"][self._sized]
+        self._reach = np.maximum.accumulate(self._ends)
+        self._loose_starts = symbols["value"][self._loose]
+
+    # Of several names for one address: sized, a function, global, without underscores, short.
+    def _first_choice(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        table, blob = self.symbols[rows], np.frombuffer(self.strings + b"\0\0", dtype=np.uint8)
+        place = table["name"].astype(np.int64)
+        zeros = np.flatnonzero(blob == 0)
+        length = zeros[np.searchsorted(zeros, place)] - place
+        one = blob[place] == ord("_")
+        underscores = one.astype(np.int64) + (one & (blob[place + 1] == ord("_")))
+        rank = np.array([2, 0, 1])[np.minimum(table["bind"], 2)]  # local, global, weak
+        keys = (length, underscores, rank, table["kind"] == NOTYPE, table["size"] == 0, table["value"])
+        order = np.lexsort(keys)
+        order = order[length[order] > 0]
+        first = np.unique(table["value"][order], return_index=True)[1]
+        return np.asarray(order[first])
+
+    def name(self, row: int) -> str:
+        """Of a symbol, without its version."""
+        start = int(self.symbols["name"][row])
+        text = self.strings[start : self.strings.index(b"\0", start)].decode("utf-8", "replace")
+        return text.partition("@")[0] or text
+
+    def rows(self, name: str) -> list[int]:
+        """Places in `symbols` of a plain name, else of a C++ name as shown, with or without parameters."""
+        return self.plain.get(name) or self.demangled.get(name, [])
+
+    @cached_property
+    def plain(self) -> dict[str, list[int]]:
+        """Places in `symbols` by name as in the file."""
+        rows: dict[str, list[int]] = {}
+        for row in range(len(self.symbols)):
+            rows.setdefault(self.name(row), []).append(row)
+        return rows
+
+    @cached_property
+    def demangled(self) -> dict[str, list[int]]:
+        """Places in `symbols` by C++ name, both with and without parameters."""
+        rows: dict[str, list[int]] = {}
+        for mangled, places in self.plain.items():
+            if (full := demangle(mangled)) != mangled:
+                for name in {full, without_parameters(full)} - {""}:
+                    rows.setdefault(name, []).extend(places)
+        return rows
+
+    def bias(self, mapping: Mapping) -> int | None:
+        """What to add to the file's addresses to get those of the process; None if it cannot be told."""
+        for offset, address, nbytes, flags in self._segments.tolist():
+            # Neighbouring segments share a page of the file: the permission tells them apart.
+            if bool(flags & 1) == mapping.executable and offset & ~0xFFF <= mapping.offset < offset + nbytes:
+                return int(mapping.start - mapping.offset + offset - address)
+        return None
+
+    def function(self, address: int) -> tuple[str, int, int] | None:
+        """Name (empty if unknown), first address and one past the last of the function at `address`."""
+        where = np.uint64(address)
+        place = int(np.searchsorted(self._starts, where, side="right")) - 1
+        while place >= 0 and self._reach[place] > where:
+            if self._ends[place] > where:
+                return self.name(self._sized[place]), int(self._starts[place]), int(self._ends[place])
+            place -= 1
+        frame = int(np.searchsorted(self.frames[:, 0], where, side="right")) - 1
+        start, end = (int(edge) for edge in self.frames[frame]) if frame >= 0 else (0, 0)
+        loose = int(np.searchsorted(self._loose_starts, where, side="right")) - 1
+        label = int(self._loose_starts[loose]) if loose >= 0 else -1
+        if address < end:
+            return (self.name(self._loose[loose]), label, end) if label >= start else ("", start, end)
+        before = max(end, int(self._reach[place]) if place >= 0 else 0)
+        after = [
+            int(a[i]) for a, i in ((self._loose_starts, loose + 1), (self._starts, place + 1)) if i < len(a)
+        ]
+        if label >= before and after:
+            return self.name(self._loose[loose]), label, min(after)
+        return None
+
+
+class Symbols:
+    """Looks up functions by address and addresses by name in the running process.
+
+    Tables are kept per build-id (else path, time and size) in memory and in a cache directory; a cache file
+    that is missing, damaged or not writable only costs the time to read the library again.
+
+    Parameters
+    ----------
+    cache : path, optional
+        Directory; default ``$XDG_CACHE_HOME/hwwatch``, else ``~/.cache/hwwatch``.
+    """
+
+    def __init__(self, cache: str | os.PathLike[str] | None = None) -> None:
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        self._cache = Path(cache) if cache is not None else Path(base) / "hwwatch"
+        self._images: dict[str, Image] = {}
+        self._of_mapping: dict[Mapping, tuple[Image, int] | None] = {}
+        self._chosen: dict[str, dict[int, str]] = {}
+        self._maps = Maps(())
+
+    def refresh(self) -> None:
+        """Read the memory map again, after libraries were loaded or unloaded."""
+        self._maps = Maps.read()
+
+    def lookup(self, pc: int) -> Symbol:
+        """The function that holds `pc`; never raises for an address without one."""
+        mapping = self._maps.find(pc)
+        if mapping is None or not mapping.executable:
+            self.refresh()
+            mapping = self._maps.find(pc)
+        if mapping is None:
+            return Symbol(f"{pc:#x}", "[unmapped]", "")
+        module = os.path.basename(mapping.path) or "[anonymous]"
+        path = mapping.path if mapping.is_file else ""
+        loaded = self._load(mapping)
+        if loaded is None:
+            return Symbol(f"{module}+{pc - mapping.start + mapping.offset:#x}", module, path)
+        image, bias = loaded
+        found = image.function(pc - bias)
+        if found is None:
+            return Symbol(f"{module}+{pc - bias:#x}", module, path)
+        name, start, end = found[0], found[1] + bias, found[2] + bias
+        name = demangle(name) if name else self._implementations(mapping, image).get(start, "")
+        if not name:
+            return Symbol(f"{module}+{pc - bias:#x}", module, path, start, end)
+        return Symbol(name if pc == start else f"{name}+{pc - start:#x}", module, path, start, end)
+
+    def resolve(self, text: str) -> int:
+        """Address of a symbol in a library that is already loaded.
+
+        Parameters
+        ----------
+        text : str
+            ``"libm.so.6!cos"``, ``"libm!cos"``, ``"/full/path!cos"``; the library by file name, soname or
+            either up to its version; or ``"strlen"``, searched as the dynamic linker would and then in every
+            library. C++ names as shown, with or without parameters.
+
+        Returns
+        -------
+        int
+            For a function chosen at load time (IFUNC, such as glibc's ``strlen``), the one chosen.
+
+        Raises
+        ------
+        TargetError
+            No such library or symbol (close matches are offered), or several of one name.
+        """
+        library, mark, name = text.partition("!")
+        if not mark or "::" in library or library.endswith("operator"):  # operator! is C++
+            library, name = "", text
+        self.refresh()
+        if not library and (address := _exported(ctypes.CDLL(None), name)):
+            return address
+        chosen = self._named(library)
+        if not chosen:
+            known = {alias for m in self._libraries() for alias in self._aliases(m)}
+            raise TargetError(
+                f"cannot find `{text}`: no loaded library is called `{library}`.",
+                hint=_offer(library, known) or "Import or load the library first.",
+                slug="no-library",
+            )
+        loaded = {m: pair for m in chosen if (pair := self._load(m)) is not None}
+        found = {a: m for m, (image, bias) in loaded.items() for a in self._addresses(m, image, bias, name)}
+        if len(found) > 1:
+            places = ", ".join(f"{os.path.basename(m.path)} at {a:#x}" for a, m in found.items())
+            raise TargetError(
+                f"`{text}` names {len(found)} places: {places}.",
+                hint="Give the library (`lib!name`), a C++ name's parameters, or watch an address.",
+                slug="ambiguous-symbol",
+            )
+        if not found:
+            names = {n for image, _ in loaded.values() for n in (*image.plain, *image.demangled)}
+            owner = f"`{library}` has no" if library else "no loaded library has a"
+            raise TargetError(
+                f"cannot find `{text}`: {owner} symbol `{name}`.", hint=_offer(name, names), slug="no-symbol"
+            )
+        return next(iter(found))
+
+    # One executable mapping a file, and the vdso.
+    def _libraries(self) -> Iterator[Mapping]:
+        seen: set[str] = set()
+        for mapping in self._maps:
+            if (
+                mapping.executable
+                and (mapping.is_file or mapping.path == "[vdso]")
+                and mapping.path not in seen
+            ):
+                seen.add(mapping.path)
+                yield mapping
+
+    # The libraries that `name` stands for: by file name without looking into any, else by soname. "" is all.
+    def _named(self, name: str) -> list[Mapping]:
+        libraries = list(self._libraries())
+        return [
+            m for m in libraries if not name or name == m.path or name in _short(os.path.basename(m.path))
+        ] or [m for m in libraries if name in self._aliases(m)]
+
+    def _aliases(self, mapping: Mapping) -> set[str]:
+        loaded = self._load(mapping)
+        return _short(os.path.basename(mapping.path)) | _short(loaded[0].soname if loaded else "")
+
+    def _addresses(self, mapping: Mapping, image: Image, bias: int, name: str) -> set[int]:
+        addresses = set()
+        for row in image.rows(name):
+            symbol = image.symbols[row]
+            # The linker knows the default one of several versions, and runs the resolver of an IFUNC.
+            address = _exported(_handle(mapping.path), image.name(row)) if symbol["exported"] else 0
+            if address or symbol["kind"] != IFUNC:
+                addresses.add(address or int(symbol["value"]) + bias)
+        return addresses
+
+    # Names of the functions that the library's IFUNCs chose on this machine: they are local, often nameless.
+    def _implementations(self, mapping: Mapping, image: Image) -> dict[int, str]:
+        if mapping.path not in self._chosen:
+            rows = np.flatnonzero((image.symbols["kind"] == IFUNC) & image.symbols["exported"])
+            names = sorted(
+                {image.name(int(row)) for row in rows}, key=lambda n: (n[:1] == "_", len(n), n), reverse=True
+            )
+            handle = _handle(mapping.path) if names else None
+            self._chosen[mapping.path] = {_exported(handle, name): name for name in names}
+        return self._chosen[mapping.path]
+
+    # Image and bias; None for generated code, and for a file that is gone or was replaced.
+    def _load(self, mapping: Mapping) -> tuple[Image, int] | None:
+        if mapping not in self._of_mapping:
+            try:
+                self._of_mapping[mapping] = self._read(mapping)
+            except (OSError, ValueError):
+                self._of_mapping[mapping] = None
+        return self._of_mapping[mapping]
+
+    def _read(self, mapping: Mapping) -> tuple[Image, int] | None:
+        if mapping.path == "[vdso]":
+            code = read_code(mapping.start, mapping.end - mapping.start)
+            image = _image(Elf(io.BytesIO(code)))
+            bias = image.bias(mapping)
+            return None if bias is None else (image, bias)
+        if not mapping.is_file:
+            return None
+        with open(mapping.path, "rb") as stream:
+            elf, status = Elf(stream), os.fstat(stream.fileno())
+            identity = f"{mapping.path}\0{status.st_mtime_ns}\0{status.st_size}".encode()
+            key = elf.build_id or hashlib.sha256(identity).hexdigest()
+            if key not in self._images:
+                self._images[key] = self._cached(key, elf)
+        image = self._images[key]
+        bias = image.bias(mapping)
+        # Another build may lie at the path by now (an upgrade); inode numbers lie on overlay file systems.
+        address, note = elf.note
+        if bias is None or (note and read_code(address + bias, len(note)) != note):
+            return None
+        return image, bias
+
+    def _cached(self, key: str, elf: Elf) -> Image:
+        path = self._cache / f"symbols-{_CACHE_VERSION}-{key}.npz"
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                symbols, strings, frames = file["symbols"], file["strings"].tobytes(), file["frames"]
+                soname = str(file["soname"])
+            if symbols.dtype == SYMBOL and frames.dtype == np.uint64 and frames.shape[1:] == (2,):
+                return Image(symbols, strings, frames, elf.segments, soname)
+        except Exception:  # whatever ails a cache file, the library itself is there to be read
+            pass
+        image = _image(elf)
+        try:
+            self._cache.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self._cache, suffix=".new", delete=False) as file:
+                np.savez(
+                    file,
+                    symbols=image.symbols,
+                    strings=np.frombuffer(image.strings, dtype=np.uint8),
+                    frames=image.frames,
+                    soname=np.array(image.soname),
+                )
+            os.replace(file.name, path)
+        except OSError:
+            pass
+        return image
+
+
+def _image(elf: Elf) -> Image:
+    symbols, strings = elf.symbols()
+    return Image(symbols, strings, elf.frames(), elf.segments, elf.soname())
+
+
+# A handle on a loaded library, which then stays loaded; the program itself has none of its own.
+@cache
+def _handle(path: str) -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL(path, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+    except OSError:
+        same = os.path.exists(path) and os.path.samefile(path, "/proc/self/exe")
+        return ctypes.CDLL(None) if same else None
+
+
+# What dlsym says, or 0.
+def _exported(handle: ctypes.CDLL | None, name: str) -> int:
+    try:
+        return ctypes.cast(handle[name], ctypes.c_void_p).value or 0 if handle is not None and name else 0
+    except (AttributeError, ValueError):
+        return 0
+
+
+# "libm-2.36.so.6" is also called libm-2.36 and libm-2; "libfoo.cpython-311.so" also libfoo.
+def _short(name: str) -> set[str]:
+    return {name, name.split(".so")[0], name.split(".")[0]} - {""}
+
+
+def _offer(name: str, known: Iterable[str]) -> str:
+    near = [other for other in known if abs(len(other) - len(name)) <= 3 + len(name) // 3]
+    close = difflib.get_close_matches(name, near, n=3)
+    return f"Closest: {', '.join(close)}." if close else ""

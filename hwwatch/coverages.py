@@ -1,0 +1,240 @@
+"""What is and what is not being seen. Zero hits with full coverage means zero accesses."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_SIGTRAP_BIT = 1 << 4  # signal 5, in the hexadecimal masks of /proc/<pid>/status
+
+
+@dataclass(frozen=True)
+class Thread:
+    """A thread of this process."""
+
+    tid: int
+    name: str
+    blocks_sigtrap: bool
+    pending_sigtrap: bool
+
+
+def thread_names() -> dict[int, str]:
+    """Names of living threads by kernel thread id: Python's where it has one, else the kernel's."""
+    names: dict[int, str] = {}
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            names[int(task.name)] = (task / "comm").read_text().rstrip("\n")
+        except OSError:  # ended meanwhile
+            continue
+    names |= {
+        thread.native_id: thread.name for thread in threading.enumerate() if thread.native_id is not None
+    }
+    return names
+
+
+def threads() -> list[Thread]:
+    """All threads of this process, with what they do about SIGTRAP.
+
+    Source: proc(5), fields SigBlk, SigPnd of /proc/self/task/*/status.
+    """
+    names = thread_names()
+    found = []
+    for tid, name in sorted(names.items()):
+        try:
+            status = Path(f"/proc/self/task/{tid}/status").read_text()
+        except OSError:
+            continue
+        masks = dict(line.split(":\t", 1) for line in status.splitlines() if line.startswith("Sig"))
+        found.append(
+            Thread(
+                tid,
+                name,
+                bool(int(masks.get("SigBlk", "0"), 16) & _SIGTRAP_BIT),
+                bool(int(masks.get("SigPnd", "0"), 16) & _SIGTRAP_BIT),
+            )
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Hits of one watch, in numbers.
+
+    ``counted == hits + filtered + lost`` always holds.
+
+    Attributes
+    ----------
+    hits : int
+        Rows in the timeline.
+    counted : int
+        What the CPU counted; an access that touches two pieces of one watch counts once.
+    lost : int
+        Counted and not recorded.
+    filtered : int
+        Recorded and left out, since the mode does not ask for them.
+    late : int
+        Delivered late: the rows say ``exact=False``.
+    """
+
+    hits: int = 0
+    counted: int = 0
+    lost: int = 0
+    filtered: int = 0
+    late: int = 0
+
+
+@dataclass(frozen=True)
+class WatchCoverage:
+    """What one watch sees.
+
+    Attributes
+    ----------
+    blind_threads : tuple of (tid, name, reason)
+        Living threads whose accesses are not recorded, or only late.
+    kernel, children : str
+        In words.
+    tally : Tally
+    last_test : str
+        When and how the last self-test went.
+    """
+
+    name: str
+    number: int
+    state: str
+    backend: str
+    threads_alive: int
+    threads_armed: int
+    blind_threads: tuple[tuple[int, str, str], ...]
+    kernel: str
+    children: str
+    tally: Tally
+    last_test: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def full(self) -> bool:
+        """Whether zero hits would mean zero accesses, within the documented limits of the hardware."""
+        return self.state == "armed" and not self.blind_threads and not self.tally.lost and not self.notes
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What a session sees, watch by watch and in total.
+
+    Attributes
+    ----------
+    watches : tuple of WatchCoverage
+    handler : str
+        Who owns SIGTRAP.
+    frames : str
+        Whether Python lines are read, or why not.
+    slots_free : int
+    problems : tuple of str
+        Everything that stands between "no hits" and "no accesses".
+    """
+
+    watches: tuple[WatchCoverage, ...]
+    handler: str
+    frames: str
+    slots_free: int
+    pid: int = field(default_factory=os.getpid)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """One line each; empty when the coverage is full."""
+        found = []
+        if self.handler != "hwwatch" and any(w.state == "armed" for w in self.watches):
+            found.append(f"SIGTRAP is handled by {self.handler}: hits do not reach hwwatch")
+        if self.frames:
+            found.append(f"Python lines are not read: {self.frames}")
+        for watch in self.watches:
+            if watch.state == "disarmed":
+                continue
+            found += [f"{watch.name}: thread {tid} ({name}) {why}" for tid, name, why in watch.blind_threads]
+            if watch.tally.lost:
+                found.append(f"{watch.name}: {watch.tally.lost} hits were counted and not recorded")
+            if watch.kernel.startswith("not"):
+                found.append(f"{watch.name}: kernel accesses are {watch.kernel}")
+            found += [f"{watch.name}: {note}" for note in watch.notes]
+        return tuple(found)
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing stands in the way of seeing every access of the program's own code."""
+        return not self.problems
+
+    @property
+    def counted(self) -> int:
+        """Hits counted, over all watches."""
+        return sum(watch.tally.counted for watch in self.watches)
+
+    @property
+    def recorded(self) -> int:
+        """Hits recorded, over all watches."""
+        return sum(watch.tally.hits for watch in self.watches)
+
+    @property
+    def lost(self) -> int:
+        """Hits counted and not recorded, over all watches."""
+        return sum(watch.tally.lost for watch in self.watches)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for `DataFrame.attrs` and JSON."""
+        return {
+            "full": self.full,
+            "problems": list(self.problems),
+            "handler": self.handler,
+            "slots_free": self.slots_free,
+            "counted": self.counted,
+            "recorded": self.recorded,
+            "lost": self.lost,
+            "watches": [
+                {
+                    "name": w.name,
+                    "id": w.number,
+                    "state": w.state,
+                    "backend": w.backend,
+                    "threads_alive": w.threads_alive,
+                    "threads_armed": w.threads_armed,
+                    "blind_threads": [list(thread) for thread in w.blind_threads],
+                    "kernel": w.kernel,
+                    "children": w.children,
+                    "counted": w.tally.counted,
+                    "recorded": w.tally.hits,
+                    "filtered": w.tally.filtered,
+                    "lost": w.tally.lost,
+                    "late": w.tally.late,
+                    "last_test": w.last_test,
+                    "notes": list(w.notes),
+                }
+                for w in self.watches
+            ],
+        }
+
+    def __str__(self) -> str:
+        lines = []
+        for w in self.watches:
+            tally = w.tally
+            lines.append(
+                f"{w.name}: {w.state} ({w.backend}); {w.threads_armed} of {w.threads_alive} threads; kernel "
+                f"accesses {w.kernel}; {w.children}; {tally.counted} counted, {tally.hits} recorded, "
+                f"{tally.filtered} filtered, {tally.lost} lost, {tally.late} late; {w.last_test}"
+            )
+        if not self.watches:
+            lines.append("nothing is watched")
+        elif self.full:
+            lines.append("coverage is full: zero hits would mean zero accesses")
+        else:
+            lines.append("not seen, or not exactly:")
+            lines += [f"  - {problem}" for problem in self.problems]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        from hwwatch.displays import coverage_html
+
+        return coverage_html(self)

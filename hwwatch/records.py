@@ -1,0 +1,225 @@
+"""Ring bytes → NumPy arrays of hits. The only reader of the layout in `_core/cdefs.h`."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwwatch import native
+from hwwatch.native import lib
+
+#: struct hww_record; a test compares it with what the compiler made of it.
+RECORD = np.dtype(
+    [
+        ("tag", "u4"),
+        ("flags", "u4"),
+        ("time", "u8"),
+        ("pc", "u8"),
+        ("tid", "u4"),
+        ("pid", "u4"),
+        ("stack", "u4"),
+        ("generation", "u4"),
+        ("watch", "u2"),
+        ("hit", "u1"),
+        ("named", "u1"),
+        ("registers", "u2"),
+        ("action", "u1"),
+        ("reserved", "u1"),
+        ("base", "u4"),
+        ("eflags", "u4"),
+        ("old_bytes", "u8"),
+        ("new_bytes", "u8"),
+        ("values", "u8", (lib.HWW_INLINE_REGISTERS,)),
+    ]
+)
+#: struct hww_extension
+EXTENSION = np.dtype(
+    [
+        ("tag", "u4"),
+        ("reserved", "u4"),
+        ("values", "u8", (9,)),
+        ("old_bytes", "u8", (3,)),
+        ("new_bytes", "u8", (3,)),
+    ]
+)
+_COMMITTED = lib.HWW_TAG_RESERVED | lib.HWW_TAG_COMMITTED
+#: Seconds after which a record that nobody finishes is taken for torn (its writer was killed).
+TORN_AFTER = 0.5
+
+
+@dataclass(frozen=True)
+class Hits:
+    """A consistent prefix of the ring, in order of recording.
+
+    Attributes
+    ----------
+    records : (n,) structured array of RECORD
+    positions : (n,) uint64
+        Ring position of each; grows strictly.
+    old, new : (n, 32) uint8
+        Snapshots of the watched bytes: the pieces one after the other.
+    torn : int
+        Records left out because their writer died in the middle.
+    """
+
+    records: NDArray[np.void]
+    positions: NDArray[np.uint64]
+    old: NDArray[np.uint8]
+    new: NDArray[np.uint8]
+    extension: NDArray[np.void]
+    extension_of: NDArray[np.int64]
+    torn: int = 0
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def take(self, rows: NDArray[Any]) -> Hits:
+        """The hits at these rows; registers can still be had."""
+        return Hits(
+            self.records[rows],
+            self.positions[rows],
+            self.old[rows],
+            self.new[rows],
+            self.extension,
+            self.extension_of[rows],
+            self.torn,
+        )
+
+    def registers(self, rows: NDArray[Any] | None = None) -> NDArray[np.uint64]:
+        """(n, 16) registers rax rbx rcx rdx rsi rdi rbp rsp r8 … r15 of the hits at `rows`.
+
+        Most records hold only the registers that differ from an earlier one's.
+        """
+        records = self.records if rows is None else self.records[rows]
+        sources = self.extension_of if rows is None else self.extension_of[rows]
+        count, inline = len(records), lib.HWW_INLINE_REGISTERS
+        out = np.zeros((count, lib.HWW_REGISTERS), np.uint64)
+        if not count:
+            return out
+        full = self.extension[np.maximum(sources, 0)]
+        out[:, :inline] = full["first"]
+        out[:, inline:] = full["rest"]
+        mask = records["registers"].astype(np.uint32)
+        rank = np.zeros(count, np.int64)
+        for register in range(lib.HWW_REGISTERS):
+            has = np.flatnonzero(mask >> register & 1)
+            if len(has):
+                out[has, register] = records["values"][has, rank[has]]
+                rank[has] += 1
+        out[sources < 0] = 0
+        return out
+
+    @property
+    def registers_known(self) -> NDArray[np.bool_]:
+        """(n,) whether `registers` is sure of that row."""
+        return self.extension_of >= 0
+
+
+_EXTENSION = np.dtype([("position", "u8"), ("first", "u8", (7,)), ("rest", "u8", (9,))])
+
+
+class Ring:
+    """Reads the ring; thread-safe. Records before `start` are forgotten."""
+
+    def __init__(self) -> None:
+        self._shared = native.open_core()
+        self._slots: NDArray[np.void] = np.frombuffer(native.ring(), RECORD)
+        self._lock = threading.Lock()
+        self._stuck: tuple[int, float] = (-1, 0.0)
+        self._torn: dict[int, int] = {}  # position → slots to step over
+        self._checked = 0  # all before is committed or torn
+
+    @property
+    def start(self) -> int:
+        """First position that is still kept."""
+        return int(self._shared.tail)
+
+    def committed(self) -> int:
+        """Position up to which all records are complete; steps over those of dead writers."""
+        with self._lock:
+            at = max(self._checked, self.start)
+            while True:
+                at = int(lib.hww_ring_committed(at))
+                if at >= self._shared.head or not self._is_torn(at):
+                    self._checked = at
+                    return at
+                tag = int(self._slots["tag"][at % len(self._slots)])
+                self._torn[at] = 2 if tag & lib.HWW_TAG_EXTENSION else 1
+                at += self._torn[at]
+
+    def _is_torn(self, position: int) -> bool:
+        # Reserved and not finished: a writer in the middle of it, for a microsecond; or one that died.
+        tag = int(self._slots["tag"][position % len(self._slots)])
+        if tag >> lib.HWW_TAG_LAP_SHIFT == position // len(self._slots) and tag & lib.HWW_TAG_RESERVED:
+            pid = int(self._slots["pid"][position % len(self._slots)])
+            if pid and not os.path.exists(f"/proc/{pid}"):
+                return True
+        now = time.monotonic()
+        if self._stuck[0] != position:
+            self._stuck = (position, now)
+            return False
+        return now - self._stuck[1] > TORN_AFTER
+
+    def read(self, start: int | None = None) -> Hits:
+        """All complete hits from `start` on (default: all that are kept), copied out of the ring."""
+        end = self.committed()
+        start = max(self.start if start is None else start, self.start)
+        size = len(self._slots)
+        positions = np.arange(start, max(end, start), dtype=np.uint64)
+        first, count = start % size, len(positions)
+        if first + count <= size:
+            slots = self._slots[first : first + count].copy()
+        else:
+            slots = np.concatenate([self._slots[first:], self._slots[: (first + count) % size]])
+        lap = (positions // np.uint64(size)).astype(np.uint32) << np.uint32(lib.HWW_TAG_LAP_SHIFT)
+        heads = (slots["tag"] & ~np.uint32(lib.HWW_TAG_EXTENSION)) == (lap | np.uint32(_COMMITTED))
+        rows = np.flatnonzero(heads)
+        records = slots[rows]
+        extended = np.flatnonzero(records["flags"] & lib.HWW_HIT_EXTENDED)
+        rest = slots[rows[extended] + 1].view(EXTENSION)
+        old = np.zeros((len(records), 4), np.uint64)
+        new = np.zeros((len(records), 4), np.uint64)
+        old[:, 0], new[:, 0] = records["old_bytes"], records["new_bytes"]
+        old[extended, 1:], new[extended, 1:] = rest["old_bytes"], rest["new_bytes"]
+        extension = np.zeros(len(extended), _EXTENSION)
+        extension["position"] = positions[rows[extended]]
+        extension["first"] = records["values"][extended]
+        extension["rest"] = rest["values"]
+        wanted = positions[rows] - records["base"].astype(np.uint64)
+        at = np.searchsorted(extension["position"], wanted)
+        known = at < len(extension)
+        known[known] = extension["position"][at[known]] == wanted[known]
+        return Hits(
+            records,
+            positions[rows],
+            old.view(np.uint8),
+            new.view(np.uint8),
+            extension,
+            np.where(known, at, -1).astype(np.int64),
+            len(self._torn),
+        )
+
+    def release_to(self, end: int) -> None:
+        """Forget the complete records before position `end` and give their memory back."""
+        end = min(end, self.committed())
+        with self._lock:
+            if end > self.start:
+                lib.hww_ring_release(end)
+            self._torn = {position: n for position, n in self._torn.items() if position >= end}
+
+
+def clock_offset() -> int:
+    """Nanoseconds to add to CLOCK_MONOTONIC for UTC; the closest of five tries, measured once a session."""
+    tries = []
+    for _ in range(5):
+        before = time.monotonic_ns()
+        wall = time.time_ns()
+        after = time.monotonic_ns()
+        tries.append((after - before, wall - (before + after) // 2))
+    return min(tries)[1]

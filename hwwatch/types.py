@@ -1,0 +1,99 @@
+"""The nouns that layers hand to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+from hwwatch.targets.model import Piece
+
+#: Which accesses trap: ``"w"`` writes, ``"rw"`` reads and writes, ``"r"`` reads, ``"x"`` execution.
+Mode = Literal["w", "rw", "r", "x"]
+MODES: tuple[str, ...] = get_args(Mode)
+
+
+@dataclass(frozen=True)
+class Return:
+    """Policy: return to the caller at once with `value` (at a function's entry)."""
+
+    value: int | float
+
+
+@dataclass(frozen=True)
+class Goto:
+    """Policy: go on at `address` (an int, or a symbol such as ``"libm.so.6!cos"``)."""
+
+    address: int | str
+
+
+#: What the handler does before the thread goes on.
+Policy = str | Return | Goto
+
+
+@dataclass(frozen=True)
+class ArmRequest:
+    """What a backend is to arm.
+
+    Attributes
+    ----------
+    pieces : sequence of Piece
+        1 to 4, ascending.
+    mode : {"w", "rw", "x"}
+        As the hardware knows it: "r" has become "rw".
+    frames : int
+        Python frames wanted a hit.
+    kernel : bool
+        Include accesses made by the kernel on the program's behalf.
+    follow_fork : bool
+        Forked children inherit.
+    shared : bool
+        The bytes lie in a mapping that other processes share.
+    """
+
+    pieces: Sequence[Piece]
+    mode: str
+    frames: int
+    kernel: bool
+    follow_fork: bool
+    shared: bool
+
+
+@dataclass
+class Armed:
+    """An armed request: what the backend needs to change or end it, and what really happened."""
+
+    index: int
+    generation: int
+    request: ArmRequest
+    threads: int = 0
+
+
+class Backend(Protocol):
+    """A way to be told of accesses. All share handler, ring and frames; they differ in how they arm."""
+
+    name: str
+
+    def slots_free(self) -> int:
+        """Debug registers that are free on the calling thread."""
+
+    def canary(self, mode: str, nbytes: int, kernel: bool) -> None:
+        """Prove by an access of that kind that traps arrive; raises CanaryError or what refused it."""
+
+    def kernel_visible(self) -> bool:
+        """Whether accesses by the kernel can be included."""
+
+    def arm(self, request: ArmRequest) -> Armed:
+        """Arm all threads, or none and raise."""
+
+    def disarm(self, armed: Armed) -> None:
+        """End it in all threads and children; hits in flight are still recorded."""
+
+    def enable(self, armed: Armed, on: bool) -> None:
+        """Pause or resume; slots stay taken."""
+
+    def counts(self, armed: Armed) -> tuple[int, ...]:
+        """Accesses counted by the kernel or CPU so far, for each piece."""
+
+    def threads(self, armed: Armed) -> frozenset[int]:
+        """Threads armed by an event of their own."""

@@ -1,0 +1,201 @@
+"""Watch: one watchpoint as the user sees it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hwwatch.targets.model import Piece, Target
+from hwwatch.types import Armed, Policy
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hwwatch.coverages import WatchCoverage
+    from hwwatch.sessions import Session
+
+
+class Watch:
+    """A watchpoint: the bytes, the mode, and what has been seen of them.
+
+    Made by `hwwatch.watch`; all methods may be called from any thread.
+
+    Attributes
+    ----------
+    id : int
+        Number within the session, from 1.
+    name : str
+        As given, or the expression; unique within the session.
+    target : Target
+        The watched place.
+    pieces : tuple of Piece
+        The debug registers' worth of bytes that cover it.
+    backend : str
+        Which backend serves, with the reason.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        number: int,
+        name: str,
+        target: Target,
+        pieces: tuple[Piece, ...],
+        mode: str,
+        policy: Policy,
+        *,
+        frames: int,
+        kernel: bool | str,
+        follow_fork: bool,
+    ) -> None:
+        self._session = session
+        self.id = number
+        self.name = name
+        self.target = target
+        self.pieces = pieces
+        self.frames = frames
+        self.follow_fork = follow_fork
+        self.kernel = kernel
+        self.backend = ""
+        self._mode = mode
+        self._policy = policy
+        self._armed: Armed | None = None
+        self._enabled = True
+        self.kernel_note = ""
+        self.last_test = ""
+
+    # what it watches
+
+    @property
+    def address(self) -> int:
+        """First watched byte."""
+        return self.target.address
+
+    @property
+    def nbytes(self) -> int:
+        """Watched bytes."""
+        return self.target.nbytes
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the values in its rows."""
+        return self.target.dtype
+
+    @property
+    def slots(self) -> int:
+        """Debug registers that it takes while armed."""
+        return len(self.pieces)
+
+    # how
+
+    @property
+    def mode(self) -> str:
+        """``"w"``, ``"rw"``, ``"r"`` or ``"x"``; setting it changes the live watch and keeps its hits."""
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: str) -> None:
+        self._session._set_mode(self, mode)
+
+    @property
+    def policy(self) -> Policy:
+        """What the handler does before the thread goes on."""
+        return self._policy
+
+    @policy.setter
+    def policy(self, policy: Policy) -> None:
+        self._session._check_options(policy=policy)
+        self._policy = policy
+
+    @property
+    def when(self) -> str | None:
+        """Condition on which a hit is recorded; None: always."""
+        return None
+
+    @when.setter
+    def when(self, condition: str | None) -> None:
+        self._session._check_options(when=condition)
+
+    @property
+    def limit(self) -> int | None:
+        """Recorded hits after which the watch disarms itself; None: never."""
+        return None
+
+    @limit.setter
+    def limit(self, limit: int | None) -> None:
+        self._session._check_options(limit=limit)
+
+    @property
+    def enabled(self) -> bool:
+        """False while paused: the slots stay taken, nothing is reported."""
+        return self._enabled and self.armed
+
+    @enabled.setter
+    def enabled(self, on: bool) -> None:
+        self._session._set_enabled(self, bool(on))
+
+    @property
+    def armed(self) -> bool:
+        """Whether debug registers are programmed for it."""
+        return self._armed is not None
+
+    # what was seen
+
+    @property
+    def hits(self) -> int:
+        """Rows in its timeline."""
+        return self._session._tally(self).hits
+
+    @property
+    def counted(self) -> int:
+        """Hits counted by the CPU: recorded, left out by the mode, and lost."""
+        return self._session._tally(self).counted
+
+    @property
+    def lost(self) -> int:
+        """Hits counted and not recorded (SIGTRAP blocked, ring full)."""
+        return self._session._tally(self).lost
+
+    @property
+    def coverage(self) -> WatchCoverage:
+        """What is and is not being seen."""
+        return self._session._coverage_of(self)
+
+    def verify(self) -> bool:
+        """Prove again that traps of this kind arrive, by an access to a scratch location.
+
+        Returns
+        -------
+        bool
+            True where the watch is armed and the test access trapped; the outcome is kept in the coverage.
+        """
+        return self._session._verify(self)
+
+    def disarm(self) -> None:
+        """Free its debug registers; its hits stay."""
+        self._session._disarm(self)
+
+    def timeline(self, *, stack: bool = False, registers: bool = False) -> pd.DataFrame:
+        """Its hits as a DataFrame; see `hwwatch.timeline`."""
+        return self._session.timeline(self, stack=stack, registers=registers)
+
+    def _state(self) -> str:
+        if not self.armed:
+            return "disarmed"
+        return "armed" if self._enabled else "paused"
+
+    def __repr__(self) -> str:
+        tally = self._session._tally(self)
+        lost = f", {tally.lost} lost" if tally.lost else ""
+        note = f", {self.target.note}" if self.target.note else ""
+        return (
+            f"<Watch {self.id} {self.name!r} {self._mode} {self.nbytes} bytes at {self.address:#x} "
+            f"({self.dtype}), policy {self._policy}, {self._state()}, {self.slots} "
+            f"slot{'s' if self.slots != 1 else ''}, backend {self.backend}: {tally.hits} hits{lost}{note}>"
+        )
+
+    def _repr_html_(self) -> str:
+        from hwwatch.displays import watches_html
+
+        return watches_html([self])
