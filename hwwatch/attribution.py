@@ -42,6 +42,8 @@ class Life:
     leaves : tuple of Leaf
     offsets : tuple of int
         Of each leaf's bytes in the snapshot.
+    since : int
+        When it was armed, ns on CLOCK_MONOTONIC.
     """
 
     index: int
@@ -51,6 +53,12 @@ class Life:
     pieces: tuple[Piece, ...]
     leaves: tuple[Leaf, ...]
     offsets: tuple[int, ...]
+    since: int = 0
+
+    @property
+    def plain(self) -> bool:
+        """Whether each record is one row, whatever it says: one piece, one value, no neighbours."""
+        return self.mode == "x" or (self.mode != "r" and _one_value(self))
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ class Rows:
         Index into places.
     access : (m,) object
     filtered : int
-        Hits left out by the mode (the writes of a watch for reads).
+        Records left out: the writes of a watch for reads, accesses to neighbouring bytes under a piece.
     correction : tuple of int
         By piece: kernel counts that the rows stand for, beyond what the handler had noted.
     """
@@ -134,22 +142,30 @@ def attribute(hits: Hits, rows: Indices, life: Life, sites: Sites) -> Rows:
     records = hits.records[rows]
     inferred = (records["flags"] & lib.HWW_HIT_INFERRED) != 0
     correction = [0] * len(life.pieces)
-    if life.mode == "x" or (len(life.leaves) == 1 and len(life.pieces) == 1 and not inferred.any()):
+    filtered = 0
+    if life.mode == "x" or (_one_value(life) and not inferred.any()):
         chosen, leaf = np.arange(len(rows)), np.zeros(len(rows), np.int64)
         sure = np.ones(len(rows), np.bool_)
         old, new = hits.old[rows], hits.new[rows]
     else:
         chosen, leaf, sure, old, new = _touched(hits, rows, life, places, place, correction)
+        named = records["named"] != 0xFF
+        filtered = int(named.sum() - named[np.unique(chosen)].sum())
     access = _access(hits, rows, life, places, place, chosen, leaf, old, new)
-    filtered = 0
     if life.mode == "r":
         keep = access != "write"
-        filtered = int(len(keep) - keep.sum())
+        filtered += int(len(keep) - keep.sum())
         chosen, leaf, sure, access = chosen[keep], leaf[keep], sure[keep], access[keep]
         old, new = old[keep], new[keep]
     return Rows(
         life, rows[chosen], leaf, sure, old, new, places, place[chosen], access, filtered, tuple(correction)
     )
+
+
+def _one_value(life: Life) -> bool:
+    """One piece that holds one value and nothing else."""
+    (piece, *more), (leaf, *others) = life.pieces, life.leaves
+    return not more and not others and piece == Piece(leaf.address, leaf.dtype.itemsize)
 
 
 def _spans(items: Sequence[Leaf] | Sequence[Piece]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
@@ -158,10 +174,27 @@ def _spans(items: Sequence[Leaf] | Sequence[Piece]) -> tuple[NDArray[np.uint64],
     return first, first + np.array(length, np.uint64)
 
 
-def _covered(
+def covered(
     hits: Hits, rows: Indices, life: Life, places: list[Place], place: Indices
 ) -> tuple[Bools, Bools, Bools]:
-    """(n, leaves) and (n, pieces) overlapped by the instruction's access, and (n,) whether that is known."""
+    """What the instructions behind some hits reached of a life's bytes, by decoding them.
+
+    Parameters
+    ----------
+    hits, rows
+        The (n,) hits; they need not be of this life.
+    life : Life
+        Whose bytes are asked about; a write watch sees writes only.
+    places, place
+        The instructions, and for each hit which of them.
+
+    Returns
+    -------
+    leaves : (n, leaves) bool
+    pieces : (n, pieces) bool
+    known : (n,) bool
+        Whether the instruction and its addresses are certain; the other two mean nothing where not.
+    """
     leaf_first, leaf_last = _spans(life.leaves)
     piece_first, piece_last = _spans(life.pieces)
     leaves = np.zeros((len(rows), len(leaf_first)), np.bool_)
@@ -185,8 +218,14 @@ def _covered(
             last = first + np.uint64(sizes[o])
             leaves[mine] |= (first < leaf_last) & (leaf_first < last)
             pieces[mine] |= (first < piece_last) & (piece_first < last)
-        known[mine] = pieces[mine].any(axis=1)
+        known[mine] = True
     return leaves, pieces, known
+
+
+def _inside(piece: Piece, leaves: Sequence[Leaf]) -> bool:
+    """Whether all bytes of a piece belong to one leaf."""
+    end = piece.address + piece.nbytes
+    return any(leaf.address <= piece.address and end <= leaf.address + leaf.dtype.itemsize for leaf in leaves)
 
 
 def _touched(
@@ -200,19 +239,23 @@ def _touched(
         old[:, i, :size] = hits.old[rows, offset : offset + size]
         new[:, i, :size] = hits.new[rows, offset : offset + size]
     changed = (old != new).any(axis=2)
-    covered, pieces, known = _covered(hits, rows, life, places, place)
-    touched = np.where(known[:, None], covered, changed)
+    reached, pieces, known = covered(hits, rows, life, places, place)
+    # A signal named this life, so an instruction that does not reach it was decoded wrongly.
+    known &= pieces.any(axis=1) | (records["named"] == 0xFF)
+    touched = np.where(known[:, None], reached, changed)
 
     # Nothing changed and the instruction does not tell: the first leaf of the named piece stands for it.
     first, last = _spans(life.leaves)
     at = np.array([piece.address for piece in life.pieces], np.uint64)
     end = at + np.array([piece.nbytes for piece in life.pieces], np.uint64)
     in_piece = (first[None, :] < end[:, None]) & (at[:, None] < last[None, :])
-    vague = np.flatnonzero(~known & ~touched.any(axis=1) & (records["named"] != 0xFF))
+    same = (hits.old[rows] == hits.new[rows]).all(axis=1)  # else neighbouring bytes under a piece changed
+    vague = np.flatnonzero(~known & same & (records["named"] != 0xFF))
     named = records["named"][vague].astype(np.int64)
     touched[vague, in_piece[named].argmax(axis=1)] = True
     sure = np.ones(touched.shape, np.bool_)
-    sure[vague] = (in_piece[named].sum(axis=1) == 1)[:, None]
+    inside = np.array([_inside(piece, life.leaves) for piece in life.pieces], np.bool_)
+    sure[vague] = (inside[named] & (in_piece[named].sum(axis=1) == 1))[:, None]
 
     # A change outside the instruction's reach is another thread's: its own record gets the old value.
     for row, leaf in np.argwhere(changed & ~touched & known[:, None]):

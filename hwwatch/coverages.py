@@ -85,6 +85,15 @@ class Tally:
     filtered: int = 0
     late: int = 0
 
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            self.hits + other.hits,
+            self.counted + other.counted,
+            self.lost + other.lost,
+            self.filtered + other.filtered,
+            self.late + other.late,
+        )
+
 
 @dataclass(frozen=True)
 class WatchCoverage:

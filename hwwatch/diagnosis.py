@@ -78,7 +78,8 @@ def doctor() -> Diagnosis:
         Finding(
             "Python lines",
             not interpreter.problem,
-            interpreter.problem or f"read from {platform.python_implementation()} {platform.python_version()}",
+            interpreter.problem
+            or f"read from {platform.python_implementation()} {platform.python_version()}",
         )
     )
     blocked = [f"{thread.tid} ({thread.name})" for thread in threads() if thread.blocks_sigtrap]

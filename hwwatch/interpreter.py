@@ -101,7 +101,9 @@ def _strings() -> dict[str, int]:
     }
     kinds = (1, 1, 2, 4)
     for shift in range(24):
-        if all(state >> shift & 7 == kind for state, kind in zip(samples.values(), kinds, strict=True)) and all(
+        if all(
+            state >> shift & 7 == kind for state, kind in zip(samples.values(), kinds, strict=True)
+        ) and all(
             (state >> shift + 3 & 1, state >> shift + 4 & 1) == (1, text.isascii())
             for text, state in samples.items()
         ):
@@ -142,7 +144,7 @@ def layout() -> Any:
 
 
 def configure() -> None:
-    """Tell the core the layout and prove it; where the proof fails, frames stay off and `problem` says why."""
+    """Tell the core the layout and prove it; without proof frames stay off, and `problem` says why."""
     global problem
     try:
         python = layout()
@@ -174,10 +176,11 @@ def _self_test() -> str:
     if not stack:
         return "the self-test saw no frames"
     seen = Source().frames(stack)[:3]
-    generator = outer.__code__.co_consts
-    middle = next(code for code in generator if isinstance(code, types.CodeType))
-    expected = [(code, code.co_firstlineno + step) for code, step in
-                ((inner.__code__, 1), (middle, 0), (outer.__code__, 1))]
+    middle = next(code for code in outer.__code__.co_consts if isinstance(code, types.CodeType))
+    expected = [
+        (code, code.co_firstlineno + step)
+        for code, step in ((inner.__code__, 1), (middle, 0), (outer.__code__, 1))
+    ]
     for frame, (code, line) in zip(seen, expected, strict=True):
         if frame[:3] != (code.co_qualname, code.co_filename, line):
             return f"the self-test saw {frame[:3]} in place of {(code.co_qualname, code.co_filename, line)}"

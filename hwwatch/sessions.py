@@ -9,47 +9,35 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from hwwatch import interpreter, native
+from hwwatch.arming import (
+    SLOTS,
+    check_frames,
+    check_mode,
+    check_options,
+    is_shared,
+    kernel_note,
+    no_slot,
+    pieces_of,
+    place_of,
+)
 from hwwatch.backends.select import select
 from hwwatch.coverages import Coverage, Tally, WatchCoverage, threads
-from hwwatch.errors import HwwatchError, NoSlotError, NotSupported, TargetError
+from hwwatch.errors import HwwatchError, NoSlotError, TargetError
+from hwwatch.ledgers import Ledger
 from hwwatch.native import lib
-from hwwatch.records import Ring, clock_offset
-from hwwatch.targets import Target, split_pieces, target_of
-from hwwatch.targets.model import Piece
-from hwwatch.types import MODES, Armed, ArmRequest, Goto, Policy, Return
+from hwwatch.records import clock_offset
+from hwwatch.types import ArmRequest, Policy
 from hwwatch.watchpoints import Watch
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from hwwatch.attribution import Life, Rows
-    from hwwatch.code.sites import Sites
-    from hwwatch.records import Hits
-
-_SLOTS = lib.HWW_MAX_PIECES
-#: Seconds to wait for hits that were counted and are not recorded yet, before they are called lost.
-_IN_FLIGHT = 0.02
 _HARDWARE_MODE = {"w": "w", "rw": "rw", "r": "rw", "x": "x"}
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
-
-
-@dataclass
-class _Life:
-    """The session's books on one arming of a watch."""
-
-    watch: Watch
-    life: Life
-    armed: Armed
-    released: int = 0  # records forgotten by clear()
-    lost_before: tuple[int, ...] = ()  # by piece, at clear()
-    final: dict[str, Any] = field(default_factory=dict)  # frozen when disarmed
 
 
 class Session:
@@ -68,11 +56,8 @@ class Session:
         self._backend = backend
         self._lock = threading.RLock()
         self._watches: dict[int, Watch] = {}
-        self._lives: list[_Life] = []
         self._next = 1
-        self._ring: Ring | None = None
-        self._sites: Sites | None = None
-        self._start = 0
+        self._ledger = Ledger()
         self._clock = clock_offset()
         _sessions.add(self)
 
@@ -105,15 +90,13 @@ class Session:
         backend: str = "auto",
     ) -> Watch:
         """Watch a place in memory; see `hwwatch.watch`."""
-        if mode not in MODES:
-            raise TargetError(f"mode {mode!r} is none of {', '.join(map(repr, MODES))}.", slug="mode")
-        self._check_options(policy=policy, when=when, limit=limit, on_hit=on_hit)
-        if not 0 <= stack <= lib.HWW_MAX_FRAMES:
-            raise TargetError(f"stack={stack}: 0 to {lib.HWW_MAX_FRAMES} frames can be kept.", slug="stack")
+        check_mode(mode)
+        check_options(policy=policy, when=when, limit=limit, on_hit=on_hit)
+        check_frames(stack)
         if kernel not in (True, False, "auto"):
             raise TargetError(f'kernel={kernel!r} is none of True, False, "auto".', slug="kernel")
-        place = _place(target, mode, nbytes, name)
-        pieces = _pieces(place, mode)
+        place = place_of(target, mode, nbytes, name)
+        pieces = pieces_of(place, mode)
         with self._lock:
             watch = Watch(
                 self,
@@ -141,26 +124,6 @@ class Session:
         finally:
             watch.disarm()
 
-    def _check_options(
-        self,
-        *,
-        policy: Policy = "continue",
-        when: str | None = None,
-        limit: int | None = None,
-        on_hit: Any = None,
-    ) -> None:
-        asked = {"when": when, "limit": limit, "on_hit": on_hit}
-        for option, value in asked.items():
-            if value is not None:
-                raise NotSupported(f"{option}={value!r}: this version records every hit.", slug=option)
-        if policy == "continue":
-            return
-        if policy == "skip" or isinstance(policy, (Return, Goto, int)) or callable(policy):
-            raise NotSupported(
-                f'policy {policy!r}: this version has "continue" only, which changes nothing.', slug="policy"
-            )
-        raise TargetError(f'policy {policy!r} is unknown; use "continue".', slug="policy")
-
     def _unique(self, name: str) -> str:
         taken = {watch.name for watch in self._watches.values()}
         if name not in taken:
@@ -168,61 +131,39 @@ class Session:
         return next(f"{name} ({n})" for n in range(2, len(taken) + 3) if f"{name} ({n})" not in taken)
 
     def _arm(self, watch: Watch, backend_name: str) -> None:
-        from hwwatch.attribution import Life, leaf_offsets
-
-        choice = select(backend_name)
-        backend = choice.backend
+        backend, reason = select(backend_name)
         free = backend.slots_free()
         if len(watch.pieces) > free:
-            raise _no_slot(watch, free)
+            raise no_slot(watch, free, armed_watches())
         hardware = _HARDWARE_MODE[watch.mode]
-        kernel = watch.kernel is True or (watch.kernel == "auto" and watch.mode != "x" and backend.kernel_visible())
+        kernel = watch.kernel is True or (
+            watch.kernel == "auto" and watch.mode != "x" and backend.kernel_visible()
+        )
         backend.canary(hardware, watch.pieces[0].nbytes, kernel)
         watch.last_test = f"self-test passed at {time.strftime('%H:%M:%S')}"
-        watch.kernel_note = _kernel_note(watch, kernel, backend.name)
+        watch.kernel_note = kernel_note(watch, kernel, backend.name)
         request = ArmRequest(
-            watch.pieces, hardware, watch.frames, kernel, watch.follow_fork, _is_shared(watch.target)
+            watch.pieces, hardware, watch.frames, kernel, watch.follow_fork, is_shared(watch.target)
         )
-        armed = backend.arm(request)
-        leaves = watch.target.leaves
-        life = Life(
-            armed.index,
-            armed.generation,
-            watch.id,
-            watch.mode,
-            watch.pieces,
-            leaves,
-            leaf_offsets(watch.pieces, leaves),
-        )
-        if self._ring is None:
-            self._ring = Ring()
-            self._start = self._ring.start
-        self._lives.append(_Life(watch, life, armed))
-        watch._armed = armed
+        self._ledger.ring()
+        since = time.monotonic_ns()
+        watch._armed = backend.arm(request)
+        self._ledger.open(watch, backend, watch._armed, since)
         watch._enabled = True
-        watch.backend = f"{backend.name} ({choice.reason})"
+        watch.backend = f"{backend.name} ({reason})"
 
     def _backend_of(self, watch: Watch) -> Any:
         return select(watch.backend.partition(" ")[0]).backend
 
-    def _current(self, watch: Watch) -> _Life:
-        return next(entry for entry in reversed(self._lives) if entry.watch is watch)
-
     def _disarm(self, watch: Watch) -> None:
         with self._lock:
             armed, watch._armed = watch._armed, None
-            if armed is None:
-                return
-            self._backend_of(watch).disarm(armed)
-            entry = self._current(watch)
-            deadline = time.monotonic() + _IN_FLIGHT
-            while any(self._missing(entry)) and time.monotonic() < deadline:
-                time.sleep(0.001)
-            entry.final = self._figures(entry)
+            if armed is not None:
+                self._backend_of(watch).disarm(armed)
+                self._ledger.close(watch)
 
     def _set_mode(self, watch: Watch, mode: str) -> None:
-        if mode not in MODES:
-            raise TargetError(f"mode {mode!r} is none of {', '.join(map(repr, MODES))}.", slug="mode")
+        check_mode(mode)
         with self._lock:
             if mode == watch._mode:
                 return
@@ -298,26 +239,28 @@ class Session:
         raise TargetError(f"there is no watch {shown!r}; there are: {names}.", slug="no-watch")
 
     def unwatch(self, *which: Watch | int | str) -> None:
-        """Disarm and forget watches by object, id or name, without arguments all; hits stay in the timeline."""
+        """Disarm and forget watches by object, id or name, without arguments all; their hits stay."""
         with self._lock:
             chosen = [self.find(item) for item in which] if which else list(self._watches.values())
             for watch in chosen:
                 self._disarm(watch)
                 self._watches.pop(watch.id, None)
 
-    def timeline(self, *which: Watch | int | str, stack: bool = False, registers: bool = False) -> pd.DataFrame:
+    def timeline(
+        self, *which: Watch | int | str, stack: bool = False, registers: bool = False
+    ) -> pd.DataFrame:
         """All hits, or those of some watches, as a DataFrame; see `hwwatch.timeline`."""
         from hwwatch.timelines import build
 
         with self._lock:
             watches = self._choose(which)
-            hits, rows = self._attributed(self._lives)
+            hits, rows = self._ledger.attributed()
             coverage = self.coverage().to_dict()
         return build(hits, rows, watches, self._clock, coverage, stack=stack, registers=registers)
 
     def _choose(self, which: tuple[Watch | int | str, ...]) -> list[Watch]:
         # Watches that were let go still have hits, and may be asked for.
-        every = {entry.watch.id: entry.watch for entry in self._lives} | self._watches
+        every = {entry.watch.id: entry.watch for entry in self._ledger.entries} | self._watches
         if not which:
             return list(every.values())
         chosen = []
@@ -326,96 +269,17 @@ class Session:
             chosen += gone or [self.find(item)]
         return chosen
 
-    def _attributed(self, entries: list[_Life]) -> tuple[Hits, list[Rows]]:
-        from hwwatch.attribution import attribute, split
-        from hwwatch.code.sites import Sites
-
-        if self._sites is None:
-            self._sites = Sites()
-        if self._ring is None:
-            native.open_core()
-            self._ring = Ring()
-            self._start = int(native.shared().head)
-        hits = self._ring.read(self._start)
-        mine = split(hits, [entry.life for entry in entries])
-        return hits, [attribute(hits, mine[entry.life], entry.life, self._sites) for entry in entries]
-
     def clear(self) -> None:
         """Forget recorded hits; watches stay armed."""
         with self._lock:
-            if self._ring is None:
-                return
-            from hwwatch.attribution import split
-
-            hits = self._ring.read(self._start)
-            mine = split(hits, [entry.life for entry in self._lives])
-            for entry in self._lives:
-                lost = self._lost(entry)
-                entry.lost_before = tuple(
-                    a + b for a, b in zip(lost, entry.lost_before or (0,) * len(lost), strict=True)
-                )
-                entry.released += len(mine[entry.life])
-            if len(hits):
-                last = hits.records["flags"][-1] & lib.HWW_HIT_EXTENDED
-                self._start = int(hits.positions[-1]) + (2 if last else 1)
-            self._lives = [e for e in self._lives if e.watch.armed or e.watch.id in self._watches]
+            self._ledger.clear(set(self._watches))
             # Other sessions may still want their hits of this stretch.
-            others = [s._start for s in _sessions if s is not self and s._ring is not None and s._lives]
-            self._ring.release_to(min([self._start, *others]))
-
-    # figures
-
-    def _figures(self, entry: _Life) -> dict[str, Any]:
-        if entry.final:
-            return entry.final
-        table = native.shared().watches[entry.armed.index]
-        pieces = len(entry.life.pieces)
-        counts = self._backend_of(entry.watch).counts(entry.armed)
-        return {
-            "counts": counts,
-            "accounted": tuple(table.accounted)[:pieces],
-            "nested": tuple(table.nested)[:pieces],
-            "recorded": int(table.recorded),
-            "inferred": int(table.inferred),
-            "late": int(table.late),
-        }
-
-    def _missing(self, entry: _Life) -> list[int]:
-        """By piece: counted, and not accounted for by a record or by the handler's own traps."""
-        figures = self._figures(entry)
-        columns = zip(figures["counts"], figures["accounted"], figures["nested"], strict=True)
-        return [counted - accounted - nested for counted, accounted, nested in columns]
-
-    def _lost(self, entry: _Life, correction: tuple[int, ...] = ()) -> list[int]:
-        missing = self._missing(entry)
-        before = entry.lost_before or (0,) * len(missing)
-        correction = correction or (0,) * len(missing)
-        return [m - b - c for m, b, c in zip(missing, before, correction, strict=True)]
+            wanted = [session._ledger.start for session in list(_sessions) if session._ledger.entries]
+            self._ledger.release(min([self._ledger.start, *wanted]))
 
     def _tally(self, watch: Watch) -> Tally:
         with self._lock:
-            total = Tally()
-            for entry in self._lives:
-                if entry.watch is watch:
-                    part = self._tally_life(entry)
-                    total = Tally(*(a + b for a, b in zip(_values(total), _values(part), strict=True)))
-            return total
-
-    def _tally_life(self, entry: _Life) -> Tally:
-        deadline = time.monotonic() + _IN_FLIGHT
-        while True:
-            figures = self._figures(entry)
-            correction: tuple[int, ...] = ()
-            plain = len(entry.life.leaves) == 1 and len(entry.life.pieces) == 1
-            if (plain or entry.life.mode == "x") and not figures["inferred"] and entry.life.mode != "r":
-                hits, filtered = figures["recorded"] - entry.released, 0
-            else:
-                _, (rows,) = self._attributed([entry])
-                hits, filtered, correction = len(rows.record), rows.filtered, rows.correction
-            lost = sum(max(0, value) for value in self._lost(entry, correction))
-            if not lost or entry.final or time.monotonic() > deadline:
-                return Tally(hits, hits + filtered + lost, lost, filtered, figures["late"])
-            time.sleep(0.001)
+            return self._ledger.tally(watch)
 
     def coverage(self) -> Coverage:
         """What is and what is not being seen; see `hwwatch.coverage`."""
@@ -423,7 +287,7 @@ class Session:
             owner = lib.hww_trap_owner() if lib.hww_core_shared() != native.ffi.NULL else lib.HWW_OWNER_NONE
             names = {lib.HWW_OWNER_US: "hwwatch", lib.HWW_OWNER_OTHER: "another handler"}
             watches = tuple(self._coverage_of(watch) for watch in self._watches.values())
-            free = self._backend_of(next(iter(self._watches.values()))).slots_free() if watches else _SLOTS
+            free = self._backend_of(next(iter(self._watches.values()))).slots_free() if watches else SLOTS
             return Coverage(watches, names.get(owner, "nobody"), _frames_problem(), free)
 
     def _coverage_of(self, watch: Watch) -> WatchCoverage:
@@ -474,78 +338,9 @@ class Session:
             watch._armed = None
 
 
-def _values(tally: Tally) -> tuple[int, ...]:
-    return (tally.hits, tally.counted, tally.lost, tally.filtered, tally.late)
-
-
-def _place(target: Any, mode: str, nbytes: int | None, name: str | None) -> Target:
-    if mode == "x" and isinstance(target, int) and not isinstance(target, bool) and nbytes is None:
-        nbytes = 1
-    place = target if isinstance(target, Target) else target_of(target, nbytes=nbytes, name=name)
-    if place.kind == "code" and mode != "x":
-        raise TargetError(f"{place.name} is a function: its execution can be watched.", hint='Use mode "x".')
-    if mode == "x" and place.kind != "code":
-        from hwwatch.code.maps import Maps
-
-        mapping = Maps.read().find(place.address)
-        if mapping is None or not mapping.executable:
-            raise TargetError(f'mode "x": {place.name} at {place.address:#x} is not in executable memory.')
-    return place
-
-
-def _pieces(place: Target, mode: str) -> tuple[Piece, ...]:
-    if mode == "x":
-        return (Piece(place.address, 1),)
-    pieces = split_pieces(place.ranges)
-    if len(pieces) > _SLOTS:
-        raise TargetError(
-            f"cannot watch {place.name} ({place.nbytes} bytes at {place.address:#x}): it needs {len(pieces)} "
-            f"debug registers, the CPU has {_SLOTS} of at most 8 aligned bytes.",
-            hint="Watch an element or a shorter slice.",
-            slug="too-large",
-        )
-    return pieces
-
-
-def _no_slot(watch: Watch, free: int) -> NoSlotError:
-    holders = [other for session in list(_sessions) for other in session.watches() if other.armed]
-    ours = ", ".join(f"{other.name} ({other.slots})" for other in holders) or "no watch of this process"
-    foreign = _SLOTS - free - sum(other.slots for other in holders)
-    others = f" and {foreign} by a debugger or another program" if foreign > 0 else ""
-    hint = f"Free one: `%unwatch {holders[0].name}`." if holders else "Detach the debugger that holds them."
-    return NoSlotError(
-        f"cannot watch {watch.name} ({watch.nbytes} bytes at {watch.address:#x}): needs {watch.slots} of "
-        f"{_SLOTS} debug registers, {free} free; taken by {ours}{others}.",
-        hint=hint,
-    )
-
-
-def _kernel_note(watch: Watch, kernel: bool, backend: str) -> str:
-    if watch.mode == "x":
-        return "do not apply to code"
-    if kernel:
-        return "seen"
-    if watch.kernel is False:
-        return "not seen: kernel=False was asked for"
-    if backend != "perf":
-        return f"not seen: the {backend} backend cannot"
-    return (
-        f"not seen: kernel.perf_event_paranoid is {native.paranoid()}; "
-        "`sudo sysctl kernel.perf_event_paranoid=1` would show them"
-    )
-
-
-def _is_shared(place: Target) -> bool:
-    """Whether other processes may write the bytes: then they share the last snapshot, too."""
-    owner = place.owner
-    if isinstance(owner, np.ndarray) and owner.flags.owndata:
-        return False
-    if isinstance(owner, bytearray):
-        return False
-    from hwwatch.code.maps import Maps
-
-    mapping = Maps.read().find(place.address)
-    return mapping is not None and mapping.shared
+def armed_watches() -> list[Watch]:
+    """Armed watches of all sessions of this process."""
+    return [watch for session in list(_sessions) for watch in session.watches() if watch.armed]
 
 
 def _frames_problem() -> str:
@@ -567,7 +362,7 @@ def release_signals() -> None:
     """Give SIGTRAP back, once nothing is armed and no hit is on its way."""
     if lib.hww_core_shared() == native.ffi.NULL:
         return
-    if any(watch.armed for session in list(_sessions) for watch in session.watches()):
+    if armed_watches():
         return
     # A SIGTRAP that still waits in a thread would kill the process if it met the default action.
     if not any(thread.pending_sigtrap for thread in threads()):

@@ -24,6 +24,13 @@ ACTIONS = ("continued", "skipped", "returned", "jumped", "native")
 ORIGINS = ("user", "kernel")
 REGISTERS = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{n}" for n in range(8, 16)))
 
+#: In this order.
+COLUMNS = (
+    *("time", "watch", "access", "old", "new", "changed", "element", "address", "nbytes", "pc"),
+    *("instruction", "confidence", "symbol", "module", "function", "file", "line", "column", "cell"),
+    *("thread", "tid", "pid", "origin", "action", "exact"),
+)
+
 _NO_FRAME = Frame("", "", None, None)
 
 
@@ -80,11 +87,7 @@ def build(
         "action": _category(table.records["action"].astype(np.int64), ACTIONS, ACTIONS),
         "exact": (table.records["flags"] & lib.HWW_HIT_LATE) == 0,
     }
-    names = (
-        "time watch access old new changed element address nbytes pc instruction confidence symbol module "
-        "function file line column cell thread tid pid origin action exact"
-    ).split()
-    ordered = {name: columns[name] for name in names}
+    ordered = {name: columns[name] for name in COLUMNS}
     if stack:
         ordered["stack"] = table.stacks()
     if registers:
@@ -101,7 +104,9 @@ def build(
     return frame
 
 
-def _category(codes: NDArray[Any], labels: Sequence[str], every: Sequence[str] | None = None) -> pd.Categorical:
+def _category(
+    codes: NDArray[Any], labels: Sequence[str], every: Sequence[str] | None = None
+) -> pd.Categorical:
     """Categorical of `labels[codes]`; code -1 is missing. Equal labels share one category."""
     distinct = list(every) if every is not None else list(dict.fromkeys(labels))
     number = {label: i for i, label in enumerate(distinct)}
@@ -281,7 +286,7 @@ class _Table:
 
 def _is_wide(dtype: np.dtype[Any]) -> bool:
     # long double and complex long double: pandas has no columns of them
-    return dtype.kind in "fc" and dtype.itemsize not in (2, 4, 8, 16) or dtype in (np.longdouble, np.float16)
+    return dtype in (np.float16, np.longdouble, np.clongdouble)
 
 
 def _decode(raw: NDArray[np.uint8], dtype: np.dtype[Any]) -> Any:

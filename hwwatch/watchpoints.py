@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hwwatch.arming import check_options
 from hwwatch.targets.model import Piece, Target
 from hwwatch.types import Armed, Policy
 
@@ -105,7 +106,7 @@ class Watch:
 
     @policy.setter
     def policy(self, policy: Policy) -> None:
-        self._session._check_options(policy=policy)
+        check_options(policy=policy)
         self._policy = policy
 
     @property
@@ -115,7 +116,7 @@ class Watch:
 
     @when.setter
     def when(self, condition: str | None) -> None:
-        self._session._check_options(when=condition)
+        check_options(when=condition)
 
     @property
     def limit(self) -> int | None:
@@ -124,7 +125,7 @@ class Watch:
 
     @limit.setter
     def limit(self, limit: int | None) -> None:
-        self._session._check_options(limit=limit)
+        check_options(limit=limit)
 
     @property
     def enabled(self) -> bool:

@@ -25,7 +25,7 @@
 #define HWW_TAG_LAP_SHIFT 3
 
 /* Bits of hww_record.flags. */
-#define HWW_HIT_LATE 1         /* delivered late (TRAP_PERF_FLAG_ASYNC): pc, frames, values are not the access's */
+#define HWW_HIT_LATE 1 /* delivered late (TRAP_PERF_FLAG_ASYNC): pc, frames, values are not the access's */
 #define HWW_HIT_EXTENDED 2     /* a hww_extension follows: all registers, snapshot bytes 8..31 */
 #define HWW_HIT_KERNEL 4       /* pc stands behind a syscall instruction */
 #define HWW_HIT_INFERRED 8     /* the signal named another watch; this one was seen to have changed */
@@ -90,6 +90,7 @@ struct hww_watch {
     uint32_t shared;     /* [arm] the bytes are in a shared mapping: so is their last snapshot */
     uint32_t reserved;
     struct hww_piece pieces[4];
+    uint64_t initial[4];   /* [arm] value of each piece when it was armed */
     uint64_t snapshot[4];  /* [trap] last value of each piece, for shared mappings */
     uint64_t recorded;     /* [trap] records written */
     uint64_t dropped;      /* [trap] hits for which the ring had no room */
@@ -129,7 +130,7 @@ struct hww_code {
 };
 
 struct hww_frame {
-    uint32_t code;   /* arena id */
+    uint32_t code;  /* arena id */
     int32_t offset; /* bytes into the bytecode */
 };
 

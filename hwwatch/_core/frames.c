@@ -179,9 +179,8 @@ static void walk(void *argument)
 {
     struct walk *self = argument;
     struct hww_frame frames[HWW_MAX_FRAMES];
-    uint64_t frame = python.has_cframe
-                         ? word(word(self->tstate + python.tstate_frame) + python.cframe_frame)
-                         : word(self->tstate + python.tstate_frame);
+    uint64_t frame = python.has_cframe ? word(word(self->tstate + python.tstate_frame) + python.cframe_frame)
+                                       : word(self->tstate + python.tstate_frame);
     uint32_t n = 0;
     for (int steps = 0; frame && steps < 4 * HWW_MAX_FRAMES; steps++) {
         uint64_t code = word(frame + python.frame_code) & ~3ull; /* 3.14 tags references in the low bits */
@@ -192,7 +191,8 @@ static void walk(void *argument)
                 self->flags |= HWW_HIT_TRUNCATED;
                 break;
             }
-            int64_t offset = (int64_t)(word(frame + python.frame_instruction) - (code + python.code_bytecode));
+            int64_t offset =
+                (int64_t)(word(frame + python.frame_instruction) - (code + python.code_bytecode));
             frames[n].code = find_code(code);
             frames[n].offset = offset > INT32_MAX || offset < -2 ? -1 : (int32_t)offset;
             if (!frames[n++].code) {

@@ -52,8 +52,8 @@ static int reserve(uint64_t slots, uint64_t *position)
     do {
         if (at + slots - HWW_LOAD(&shared->tail) > shared->capacity)
             return -ENOSPC;
-    } while (!__atomic_compare_exchange_n(&shared->head, &at, at + slots, 0, __ATOMIC_ACQ_REL,
-                                          __ATOMIC_ACQUIRE));
+    } while (
+        !__atomic_compare_exchange_n(&shared->head, &at, at + slots, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE));
     *position = at;
     return 0;
 }

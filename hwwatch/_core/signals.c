@@ -1,8 +1,8 @@
 /* A signal that belonged to somebody before us: take it, hand on what is not ours, give it back. */
 #define _GNU_SOURCE
 #include <pthread.h>
-#include <ucontext.h>
 #include <sys/syscall.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include "core.h"

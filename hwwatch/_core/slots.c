@@ -238,7 +238,7 @@ int hww_watch_open(int watch, const struct hww_arm_options *options, struct hww_
                     continue;
                 }
                 int missing = there - here; /* pieces that the new thread does not hold */
-                missing = missing < 0 ? 0 : missing > (int)npieces ? (int)npieces : missing;
+                missing = missing<0 ? 0 : missing>(int) npieces ? (int)npieces : missing;
                 inherited = npieces - (uint32_t)missing;
                 if (inherited == npieces)
                     report->inherited++;

@@ -33,7 +33,7 @@ static struct {
     uint64_t values[HWW_MAX_PIECES];
 } snapshots[HWW_MAX_WATCHES];
 
-/* Registers before the store, memory after: what the handler reads, piece by piece. */
+/* What the handler reads of the watched memory, piece by piece. */
 struct reading {
     const struct hww_watch *watch;
     uint32_t first, last; /* pieces */
@@ -108,6 +108,7 @@ void hww_snapshot_take(uint32_t index)
     if (watch->mode != HWW_EXECUTE)
         read_by_kernel(&now, hww_thread.pid);
     memcpy(snapshot_of(index, watch), now.values, sizeof now.values);
+    memcpy(watch->initial, now.values, sizeof now.values);
     HWW_STORE(&snapshots[index].generation, watch->generation);
 }
 
@@ -281,8 +282,8 @@ static void on_trap(int number, siginfo_t *info, void *context)
     } else {
         self->in_handler = 1;
         HWW_FENCE();
-        struct trap trap = {watch, piece, cookie >> 16 & 0xffffffff,
-                            flags & HWW_SIGINFO_ASYNC ? HWW_HIT_LATE : 0, 0, 0};
+        struct trap trap = {
+            watch, piece, cookie >> 16 & 0xffffffff, flags & HWW_SIGINFO_ASYNC ? HWW_HIT_LATE : 0, 0, 0};
         handle(self, &trap, context);
         HWW_FENCE();
         self->in_handler = 0;
@@ -334,7 +335,7 @@ uint64_t hww_trap_cookie(uint32_t watch, uint32_t piece)
 /* A scripted hit for tests without hardware: everything but the CPU's part. */
 int hww_trap_simulate(uint64_t cookie, uint32_t flags, uint64_t pc, const uint64_t registers[16])
 {
-    
+
     union {
         siginfo_t info;
         char bytes[128];

@@ -88,4 +88,11 @@ class Sites:
             kernel=kernel,
             execute=execute,
         )
+        if site.address and not symbol_holds(symbol, site.address):
+            symbol = self.symbols.lookup(site.address)  # the trap came on the first pc of another function
         return Place(site, symbol)
+
+
+def symbol_holds(symbol: Symbol, address: int) -> bool:
+    """Whether the function of that symbol contains the address."""
+    return symbol.start is not None and symbol.start <= address < (symbol.end or symbol.start)

@@ -12,8 +12,9 @@ import io
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ import numpy as np
 
 from hwwatch.errors import TargetError
 
-from .maps import FUNC, IFUNC, NOTYPE, SYMBOL, Elf, Mapping, Maps, demangle, read_code, without_parameters
+from .elf import FUNC, IFUNC, NOTYPE, SYMBOL, Elf, demangle, without_parameters
+from .maps import Mapping, Maps, read_code
 
 #: Part of the cache files' names; raise it when their contents change.
 _CACHE_VERSION = 1
@@ -168,8 +170,8 @@ class Image:
 class Symbols:
     """Looks up functions by address and addresses by name in the running process.
 
-    Tables are kept per build-id (else path, time and size) in memory and in a cache directory; a cache file
-    that is missing, damaged or not writable only costs the time to read the library again.
+    Tables are kept per build-id and size (else path, time and size) in memory and in a cache directory; a
+    cache file that is missing, damaged or not writable only costs the time to read the library again.
 
     Parameters
     ----------
@@ -182,12 +184,15 @@ class Symbols:
         self._cache = Path(cache) if cache is not None else Path(base) / "hwwatch"
         self._images: dict[str, Image] = {}
         self._of_mapping: dict[Mapping, tuple[Image, int] | None] = {}
-        self._chosen: dict[str, dict[int, str]] = {}
+        self._chosen: dict[Mapping, dict[int, str]] = {}
         self._maps = Maps(())
 
     def refresh(self) -> None:
-        """Read the memory map again, after libraries were loaded or unloaded."""
+        """Read the memory map again. Needed only after a library was unloaded: `lookup` notices new ones."""
         self._maps = Maps.read()
+        # A library rebuilt and loaded anew may have the address, the path and the inode of the old one.
+        self._of_mapping.clear()
+        self._chosen.clear()
 
     def lookup(self, pc: int) -> Symbol:
         """The function that holds `pc`; never raises for an address without one."""
@@ -236,8 +241,8 @@ class Symbols:
         if not mark or "::" in library or library.endswith("operator"):  # operator! is C++
             library, name = "", text
         self.refresh()
-        if not library and (address := _exported(ctypes.CDLL(None), name)):
-            return address
+        if not library and (exported := _exported("", [name])):
+            return exported[name]
         chosen = self._named(library)
         if not chosen:
             known = {alias for m in self._libraries() for alias in self._aliases(m)}
@@ -267,20 +272,16 @@ class Symbols:
     def _libraries(self) -> Iterator[Mapping]:
         seen: set[str] = set()
         for mapping in self._maps:
-            if (
-                mapping.executable
-                and (mapping.is_file or mapping.path == "[vdso]")
-                and mapping.path not in seen
-            ):
+            named = mapping.is_file or mapping.path == "[vdso]"
+            if named and mapping.executable and mapping.path not in seen:
                 seen.add(mapping.path)
                 yield mapping
 
     # The libraries that `name` stands for: by file name without looking into any, else by soname. "" is all.
     def _named(self, name: str) -> list[Mapping]:
         libraries = list(self._libraries())
-        return [
-            m for m in libraries if not name or name == m.path or name in _short(os.path.basename(m.path))
-        ] or [m for m in libraries if name in self._aliases(m)]
+        by_file = [m for m in libraries if name in ("", m.path, *_short(os.path.basename(m.path)))]
+        return by_file or [m for m in libraries if name in self._aliases(m)]
 
     def _aliases(self, mapping: Mapping) -> set[str]:
         loaded = self._load(mapping)
@@ -289,32 +290,33 @@ class Symbols:
     def _addresses(self, mapping: Mapping, image: Image, bias: int, name: str) -> set[int]:
         addresses = set()
         for row in image.rows(name):
-            symbol = image.symbols[row]
+            symbol, known = image.symbols[row], image.name(row)
             # The linker knows the default one of several versions, and runs the resolver of an IFUNC.
-            address = _exported(_handle(mapping.path), image.name(row)) if symbol["exported"] else 0
+            address = _exported(mapping.path, [known]).get(known) if symbol["exported"] else None
             if address or symbol["kind"] != IFUNC:
                 addresses.add(address or int(symbol["value"]) + bias)
         return addresses
 
     # Names of the functions that the library's IFUNCs chose on this machine: they are local, often nameless.
     def _implementations(self, mapping: Mapping, image: Image) -> dict[int, str]:
-        if mapping.path not in self._chosen:
+        chosen = self._chosen.get(mapping)
+        if chosen is None:
             rows = np.flatnonzero((image.symbols["kind"] == IFUNC) & image.symbols["exported"])
-            names = sorted(
-                {image.name(int(row)) for row in rows}, key=lambda n: (n[:1] == "_", len(n), n), reverse=True
-            )
-            handle = _handle(mapping.path) if names else None
-            self._chosen[mapping.path] = {_exported(handle, name): name for name in names}
-        return self._chosen[mapping.path]
+            # The best name of several last, to stand.
+            names = sorted({image.name(int(row)) for row in rows}, key=lambda n: (n[:1] != "_", -len(n), n))
+            exported = _exported(mapping.path, names) if names else {}
+            chosen = self._chosen[mapping] = {address: name for name, address in exported.items()}
+        return chosen
 
     # Image and bias; None for generated code, and for a file that is gone or was replaced.
     def _load(self, mapping: Mapping) -> tuple[Image, int] | None:
-        if mapping not in self._of_mapping:
-            try:
-                self._of_mapping[mapping] = self._read(mapping)
-            except (OSError, ValueError):
-                self._of_mapping[mapping] = None
-        return self._of_mapping[mapping]
+        with suppress(KeyError):
+            return self._of_mapping[mapping]
+        loaded = None
+        with suppress(OSError, ValueError):
+            loaded = self._read(mapping)
+        self._of_mapping[mapping] = loaded
+        return loaded
 
     def _read(self, mapping: Mapping) -> tuple[Image, int] | None:
         if mapping.path == "[vdso]":
@@ -326,8 +328,9 @@ class Symbols:
             return None
         with open(mapping.path, "rb") as stream:
             elf, status = Elf(stream), os.fstat(stream.fileno())
-            identity = f"{mapping.path}\0{status.st_mtime_ns}\0{status.st_size}".encode()
-            key = elf.build_id or hashlib.sha256(identity).hexdigest()
+            identity = f"{mapping.path}\0{status.st_mtime_ns}".encode()
+            # A stripped copy has the same build-id; its size tells it apart.
+            key = f"{elf.build_id or hashlib.sha256(identity).hexdigest()}-{status.st_size:x}"
             if key not in self._images:
                 self._images[key] = self._cached(key, elf)
         image = self._images[key]
@@ -340,28 +343,20 @@ class Symbols:
 
     def _cached(self, key: str, elf: Elf) -> Image:
         path = self._cache / f"symbols-{_CACHE_VERSION}-{key}.npz"
-        try:
+        with suppress(Exception):  # whatever ails a cache file, the library itself is there to be read
             with np.load(path, allow_pickle=False) as file:
                 symbols, strings, frames = file["symbols"], file["strings"].tobytes(), file["frames"]
                 soname = str(file["soname"])
             if symbols.dtype == SYMBOL and frames.dtype == np.uint64 and frames.shape[1:] == (2,):
                 return Image(symbols, strings, frames, elf.segments, soname)
-        except Exception:  # whatever ails a cache file, the library itself is there to be read
-            pass
         image = _image(elf)
-        try:
+        names = np.frombuffer(image.strings, dtype=np.uint8)
+        with suppress(OSError):  # not kept: the next process reads the library again
             self._cache.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self._cache, suffix=".new", delete=False) as file:
-                np.savez(
-                    file,
-                    symbols=image.symbols,
-                    strings=np.frombuffer(image.strings, dtype=np.uint8),
-                    frames=image.frames,
-                    soname=np.array(image.soname),
-                )
-            os.replace(file.name, path)
-        except OSError:
-            pass
+            with tempfile.TemporaryDirectory(dir=self._cache) as fresh:
+                whole, own = Path(fresh) / path.name, np.array(image.soname)
+                np.savez(whole, symbols=image.symbols, strings=names, frames=image.frames, soname=own)
+                os.replace(whole, path)
         return image
 
 
@@ -370,22 +365,26 @@ def _image(elf: Elf) -> Image:
     return Image(symbols, strings, elf.frames(), elf.segments, elf.soname())
 
 
-# A handle on a loaded library, which then stays loaded; the program itself has none of its own.
-@cache
-def _handle(path: str) -> ctypes.CDLL | None:
-    try:
-        return ctypes.CDLL(path, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
-    except OSError:
-        same = os.path.exists(path) and os.path.samefile(path, "/proc/self/exe")
-        return ctypes.CDLL(None) if same else None
+_linker = ctypes.CDLL(None)
+_linker.dlopen.restype = _linker.dlsym.restype = ctypes.c_void_p
+_linker.dlopen.argtypes = (ctypes.c_char_p, ctypes.c_int)
+_linker.dlsym.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
+_linker.dlclose.argtypes = (ctypes.c_void_p,)
 
 
-# What dlsym says, or 0.
-def _exported(handle: ctypes.CDLL | None, name: str) -> int:
+# What dlsym says of names in a loaded library; "" and the program's own file stand for the global scope.
+# The handle is closed again: a library that is held could not be unloaded, rebuilt and loaded anew.
+def _exported(path: str, names: Iterable[str]) -> dict[str, int]:
+    handle = path and _linker.dlopen(os.fsencode(path), os.RTLD_NOLOAD | os.RTLD_LAZY)
+    if not handle:
+        if path and not (os.path.exists(path) and os.path.samefile(path, "/proc/self/exe")):
+            return {}
+        handle = _linker.dlopen(None, os.RTLD_LAZY)
     try:
-        return ctypes.cast(handle[name], ctypes.c_void_p).value or 0 if handle is not None and name else 0
-    except (AttributeError, ValueError):
-        return 0
+        found = {name: _linker.dlsym(handle, name.encode("utf-8", "replace")) for name in names if name}
+    finally:
+        _linker.dlclose(handle)
+    return {name: address for name, address in found.items() if address}
 
 
 # "libm-2.36.so.6" is also called libm-2.36 and libm-2; "libfoo.cpython-311.so" also libfoo.

@@ -163,15 +163,13 @@ def library_target(library: Any, symbol: str, what: str, *, name: str | None = N
             place = _ffi().addressof(library, symbol)
     except (AttributeError, TypeError) as error:
         names = [n for n in dir(library) if not n.startswith("_")]
-        raise no_field(symbol, names, "the library", what) from error
+        raise no_field(symbol, names, "the library", what, noun="symbol") from error
     kind = _ffi().typeof(place)
     if kind.kind == "pointer" and kind.item.kind == "function":
         return code_target(_address(place[0]), what, name=name, owner=library)
     if kind.kind == "function":
         return code_target(_address(place), what, name=name, owner=library)
-    if kind.kind == "array":
-        return cdata_target(place, what, name=name)
-    return replace(cdata_item(place, 0, what, name=name, owner=(library, place)), note="")
+    return replace(cdata_target(place, what, name=name), owner=(library, place), note="")
 
 
 # A backend FFI of our own: typeof, sizeof and cast work on every cdata, whoever declared it.

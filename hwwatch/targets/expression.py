@@ -14,6 +14,7 @@ from typing import Any
 from hwwatch.errors import HwwatchError, TargetError
 from hwwatch.targets import cdata, places, tables
 from hwwatch.targets.functions import symbol_target
+from hwwatch.targets.memory import reason
 from hwwatch.targets.model import Target
 from hwwatch.targets.objects import target_of
 
@@ -189,7 +190,7 @@ def _wrapped(
         wanted, known = error.name, [n for n in (*scope.names, *dir(builtins)) if not n.startswith("__")]
         text = f"there is no name `{wanted}`"
     else:
-        text = f"`{text}` raised {type(error).__name__}: {error}"
+        text = f"`{text}` raised {reason(error)}"
     near = get_close_matches(wanted, known, 1) if wanted else []
     hint = f"Did you mean `{near[0]}`?" if near else ""
     return TargetError(f"cannot find the place: {text}.", hint=hint, slug="evaluate")

@@ -158,7 +158,7 @@ def ctypes_item(obj: Any, key: object, what: str, *, name: str | None = None) ->
         note = "what the pointer points at now; it is not followed when it changes"
     grid = Grid(address, (0,), (size,), ctype_dtype(item))
     target = grid_target(grid, what, name=name, owner=obj, note=note, axes=axes, solid=True)
-    if note:
+    if note or not obj._b_needsfree_:
         check_mapped(target.address, target.nbytes, what)
     return target
 
@@ -247,12 +247,12 @@ def pointer_span(key: object, what: str) -> range:
     return range(int(key), int(key) + 1)
 
 
-def no_field(field: str, fields: Iterable[str], kind: str, what: str) -> TargetError:
-    """Error for a field that ``kind`` does not have, with the nearest name."""
+def no_field(field: str, fields: Iterable[str], kind: str, what: str, *, noun: str = "field") -> TargetError:
+    """Error for a field (or other `noun`) that ``kind`` does not have, with the nearest name."""
     names = list(fields)
     near = get_close_matches(field, names, 1)
-    hint = f"Did you mean `{near[0]}`?" if near else f"Its fields: {', '.join(names) or 'none'}."
-    return TargetError(f"cannot watch `{what}`: {kind} has no field `{field}`.", hint=hint)
+    hint = f"Did you mean `{near[0]}`?" if near else f"Its {noun}s: {', '.join(names[:20]) or 'none'}."
+    return TargetError(f"cannot watch `{what}`: {kind} has no {noun} `{field}`.", hint=hint)
 
 
 def bit_note(field: Field) -> str:

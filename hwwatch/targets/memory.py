@@ -72,6 +72,18 @@ def empty(what: str) -> TargetError:
     )
 
 
+def reason(error: BaseException) -> str:
+    """What an exception says, type first, on one line of at most 200 characters."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def a_kind(obj: object) -> str:
+    """Type of an object with its article: ``"an int"``, ``"a list"``."""
+    name = type(obj).__name__
+    return f"{'an' if name[0] in 'aeioAEIO' else 'a'} {name}"
+
+
 def raw_dtype(nbytes: int) -> np.dtype[np.generic]:
     """How raw memory is shown: an unsigned integer of 1, 2, 4 or 8 bytes, else bytes (void)."""
     return np.dtype(f"u{nbytes}" if nbytes in (1, 2, 4, 8) else f"V{nbytes}")

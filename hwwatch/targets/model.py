@@ -104,3 +104,57 @@ def split_pieces(ranges: Iterable[tuple[int, int]]) -> tuple[Piece, ...]:
             pieces.append(Piece(address, length))
             address += length
     return tuple(pieces)
+
+
+def cover_pieces(ranges: Iterable[tuple[int, int]], most: int) -> tuple[Piece, ...]:
+    """Cover ranges with at most `most` pieces and as few bytes beyond them as possible.
+
+    An exact cover wins where it fits. Else some pieces reach over neighbouring bytes, whose hits have to be
+    told apart afterwards: 12 bytes at an address of 1 modulo 8 need 5 exact pieces, and 4 with 3 bytes more.
+
+    Returns
+    -------
+    tuple of Piece
+        Ascending; empty where even 8-byte pieces are too many.
+    """
+    merged = merge_ranges(ranges)
+    if not merged:
+        return ()
+
+    def wanted(first: int, last: int) -> int:
+        return sum(max(0, min(last, start + n) - max(first, start)) for start, n in merged)
+
+    def options(address: int, length: int) -> dict[int, tuple[int, tuple[Piece, ...]]]:
+        """By number of pieces: the least excess inside one aligned block, and the pieces."""
+        inside = wanted(address, address + length)
+        if not inside:
+            return {0: (0, ())}
+        best: dict[int, tuple[int, tuple[Piece, ...]]] = {1: (length - inside, (Piece(address, length),))}
+        if length > 1 and inside < length:
+            half = length // 2
+            _join(best, options(address, half), options(address + half, half))
+        return best
+
+    blocks = sorted({b for start, n in merged for b in range(start & ~7, start + n, 8)})
+    if len(blocks) > most:
+        return ()
+    total: dict[int, tuple[int, tuple[Piece, ...]]] = {0: (0, ())}
+    for block in blocks:
+        joined: dict[int, tuple[int, tuple[Piece, ...]]] = {}
+        _join(joined, total, options(block, 8))
+        total = joined
+    fitting = [(excess, number, pieces) for number, (excess, pieces) in total.items() if number <= most]
+    return min(fitting)[2] if fitting else ()
+
+
+def _join(
+    into: dict[int, tuple[int, tuple[Piece, ...]]],
+    left: dict[int, tuple[int, tuple[Piece, ...]]],
+    right: dict[int, tuple[int, tuple[Piece, ...]]],
+) -> None:
+    """Every pairing of two covers, keeping the best for each number of pieces."""
+    for n, (excess, pieces) in left.items():
+        for m, (more, others) in right.items():
+            candidate = (excess + more, pieces + others)
+            if n + m not in into or candidate < into[n + m]:
+                into[n + m] = candidate

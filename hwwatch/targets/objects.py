@@ -10,6 +10,7 @@ import numpy as np
 
 from hwwatch.errors import TargetError
 from hwwatch.targets import arrays, buffers, cdata, foreign, functions, tables
+from hwwatch.targets.memory import a_kind
 from hwwatch.targets.model import Target
 
 _HOLDERS = (list, tuple, dict, set, frozenset)
@@ -64,17 +65,17 @@ def target_of(obj: Any, *, nbytes: int | None = None, name: str | None = None) -
 def explain(obj: object, what: str) -> TargetError:
     """Error for a Python object that has no watchable memory, saying what to use instead."""
     kind = type(obj).__name__
-    article = "an" if kind[0] in "aeiou" else "a"
     slug = "object"
     if isinstance(obj, np.generic):
         slug = "copy"
         text = f"it is a copied NumPy scalar ({kind} {obj}), not a place in an array."
         hint = 'Watch a view, `a[3:4]`, or `hwwatch.locate("a[3]")`.'
     elif isinstance(obj, str):
-        text = f"the str {obj!r} is an immutable object."
-        hint = f'For a place by expression: `hwwatch.locate("{obj}")`; for a function: "library!symbol".'
+        text = f"the str {_describe(obj)} is an immutable object."
+        place = obj if obj.isprintable() and 0 < len(obj) <= 40 and '"' not in obj else "a[3]"
+        hint = f'For a place by expression: `hwwatch.locate("{place}")`; for a function: "library!symbol".'
     elif isinstance(obj, bool | int | float | complex | bytes | type(None)):
-        text = f"{obj!r} is {article} {kind}, an immutable object: nothing ever writes into it."
+        text = f"{_describe(obj)} is {a_kind(obj)}, an immutable object: nothing ever writes into it."
         hint = "Keep the value in memory that is written, such as `x = np.zeros(1)`, and watch `x[0:1]`."
         if type(obj) is int:
             hint += " If it is an address, pass nbytes=, such as `nbytes=8`."
@@ -87,7 +88,7 @@ def explain(obj: object, what: str) -> TargetError:
         text = "a Python function is no machine code with a place to stop at."
         hint = 'Watch a C function, such as `libc.strlen` or "libm.so.6!cos".'
     else:
-        text = f"{article} {kind} does not lend its memory."
+        text = f"{a_kind(obj)} does not lend its memory."
         hint = "Watch a NumPy array, ctypes or cffi object, buffer, or an address with nbytes=."
     return TargetError(f"cannot watch `{what}`: {text}", hint=hint, slug=slug)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from hwwatch.errors import TargetError
 from hwwatch.targets import arrays, buffers, cdata, foreign, tables
+from hwwatch.targets.memory import a_kind, reason
 from hwwatch.targets.model import Target
 from hwwatch.targets.objects import explain, target_of
 
@@ -54,7 +55,7 @@ def item(base: Any, key: Any, what: str, *, owner: object = None) -> Target:
         return foreign.ctypes_item(inner, key, what, name=what)
     if foreign.is_ctypes(inner) or isinstance(base, str | bytes):
         hint = "Name a field." if foreign.is_ctypes(inner) else explain(base, what).hint
-        raise TargetError(f"cannot watch `{what}`: a {type(base).__name__} has no such places.", hint=hint)
+        raise TargetError(f"cannot watch `{what}`: {a_kind(base)} has no such places.", hint=hint)
     if tables.is_pandas(base):
         try:
             if getattr(base, "ndim", 1) == 2 and hasattr(base, "columns"):
@@ -74,7 +75,7 @@ def item(base: Any, key: Any, what: str, *, owner: object = None) -> Target:
             ) from error
 
     fixed = isinstance(base, dict | list | tuple)
-    return _held(get, what, f"an element of a {type(base).__name__}", fixed)
+    return _held(get, what, f"an element of {a_kind(base)}", fixed)
 
 
 def attribute(base: Any, name: str, what: str, *, owner: object = None) -> Target:
@@ -103,11 +104,7 @@ def attribute(base: Any, name: str, what: str, *, owner: object = None) -> Targe
         except Exception as error:
             raise _failed(what, error, name, dir(base)) from error
 
-    holder = (
-        "a module's name"
-        if isinstance(base, types.ModuleType)
-        else f"an attribute of a {type(base).__name__}"
-    )
+    holder = "a module's name" if isinstance(base, types.ModuleType) else f"an attribute of {a_kind(base)}"
     return _held(get, what, holder, _is_stored(base, name))
 
 
@@ -216,7 +213,7 @@ def _ctypes_attribute(base: Any, name: str, what: str) -> Target:
     if isinstance(base, foreign.RECORDS):
         # A property or method of the class is not a field, but may lead to a place.
         if name in names and not foreign.has_field(base, name):
-            return _held(lambda: getattr(base, name), what, f"an attribute of a {type(base).__name__}", False)
+            return _held(lambda: getattr(base, name), what, f"an attribute of {a_kind(base)}", False)
         return foreign.ctypes_field(base, name, what, name=what)
     if name == "contents" and foreign.is_pointer(base):
         return target_of(base, name=what)
@@ -263,4 +260,4 @@ def _failed(what: str, error: Exception, wanted: object, known: list[str]) -> Ta
         return error
     near = get_close_matches(str(wanted), known, 1)
     hint = f"Did you mean `{near[0]}`?" if near else ""
-    return TargetError(f"cannot watch `{what}`: {type(error).__name__}: {error}.", hint=hint)
+    return TargetError(f"cannot watch `{what}`: {reason(error)}.", hint=hint)

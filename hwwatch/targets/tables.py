@@ -108,6 +108,12 @@ def pandas_item(obj: Any, key: Any, what: str, *, name: str | None = None) -> Ta
     elif isinstance(key, slice):
         part = obj[key] if not suffix else series.loc[key]
         return _slice_of(values, values_of(part, what), what, name, suffix)
+    elif isinstance(key, list | np.ndarray) or is_pandas(key) or callable(key):
+        raise TargetError(
+            f"cannot watch `{what}`: a selection by {type(key).__name__} makes pandas copy the values.",
+            hint="Use one label or position, or a slice.",
+            slug="copy",
+        )
     else:
         position = series.index.get_loc(key)
     axes = axes_of(position, values.shape, what)

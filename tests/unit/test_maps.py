@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwwatch.code.maps import Elf, Mapping, Maps, demangle, without_parameters
+from hwwatch.code.elf import Elf, demangle, without_parameters
+from hwwatch.code.maps import Mapping, Maps
 
 
 def test_finds_what_holds_an_address() -> None:

@@ -204,7 +204,7 @@ def test_minimal_debug_information(symbols: Symbols, tmp_path: Path) -> None:
 @pytest.mark.parametrize("flags", [("-pie", "-fPIE"), ("-no-pie", "-fno-pie")], ids=["pie", "fixed"])
 def test_executable_of_either_kind(tmp_path: Path, flags: tuple[str, ...]) -> None:
     # The program's own code is looked up through its mappings as another process sees them.
-    from hwwatch.code.maps import Elf
+    from hwwatch.code.elf import Elf
     from hwwatch.code.symbols import Image
 
     source = tmp_path / "main.c"
@@ -257,6 +257,22 @@ def test_library_loaded_later_is_found(symbols: Symbols, tmp_path: Path) -> None
 
 
 @needs_gcc
+def test_library_can_be_unloaded_rebuilt_and_loaded_anew(symbols: Symbols, tmp_path: Path) -> None:
+    from _ctypes import dlclose
+
+    for source in (SOURCE, "int first_now(int x) { return x * 3; }\n" + SOURCE):
+        library = ctypes.CDLL(str(build(tmp_path, "librebuilt", source)))
+        path = library._name
+        chosen = symbols.resolve("librebuilt!indirect")
+        assert symbols.lookup(chosen).name == "chosen"
+        assert symbols.lookup(place(library, "alias_target")).name == "alias_target"
+        assert symbols.lookup(pointed(library, "local_pointer")).name == "local_function"
+        dlclose(library._handle)
+        assert all(mapping.path != path for mapping in Maps.read())
+        os.unlink(path)
+
+
+@needs_gcc
 def test_replaced_file_gives_no_wrong_names(symbols: Symbols, tmp_path: Path) -> None:
     path = build(tmp_path, "libold", SOURCE, flags=("-Wl,--build-id",))
     library = ctypes.CDLL(str(path))
@@ -296,9 +312,9 @@ def test_cache_on_disk(tmp_path: Path, harm: str, flags: tuple[str, ...]) -> Non
     assert before.name == "local_function+0x1"
     if harm == "intact":
         assert file.stat().st_mtime_ns == stamp
-    elif harm not in ("directory", "read-only"):
+    elif harm != "read-only":
         assert [path.name for path in cache.iterdir()] == [file.name]
-        assert file.stat().st_size > 1000
+        assert file.is_dir() or file.stat().st_size > 1000
 
 
 def test_cache_directory_follows_xdg(tmp_path: Path) -> None:

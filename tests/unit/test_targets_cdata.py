@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
+import subprocess
+import sysconfig
+from pathlib import Path
 from typing import Any
 
 import cffi
@@ -138,6 +142,47 @@ def test_functions_and_globals_of_a_library() -> None:
     assert stored(place.leaves[0]) == at(libc.environ)
     with pytest.raises(TargetError, match="Did you mean `strlen`"):
         locate("libc.strlne")
+
+
+def test_library_in_api_mode(tmp_path: Path) -> None:
+    maker = cffi.FFI()
+    maker.cdef("""
+        typedef struct { int a; char n[4]; } pair_t;
+        extern int counter; extern double grid[3]; extern pair_t pair; int bump(int);
+    """)
+    maker.set_source(
+        "_targets_api",
+        """
+        typedef struct { int a; char n[4]; } pair_t;
+        int counter = 5; double grid[3] = {1, 2, 3}; pair_t pair = {7, "abc"};
+        int bump(int by) { return counter += by; }
+        """,
+    )
+    source, module = tmp_path / "_targets_api.c", tmp_path / "_targets_api.so"
+    maker.emit_c_code(str(source))
+    include = sysconfig.get_paths()["include"]
+    subprocess.run(["cc", "-shared", "-fPIC", f"-I{include}", source, "-o", module], check=True, timeout=120)
+    spec = importlib.util.spec_from_file_location("_targets_api", module)
+    assert spec is not None
+    lib = importlib.util.module_from_spec(spec).lib
+    counter = locate("lib.counter")
+    assert [(leaf.element, stored(leaf)) for leaf in counter.leaves] == [(None, 5)]
+    lib.bump(3)
+    assert stored(counter.leaves[0]) == 8
+    assert [(leaf.element, stored(leaf)) for leaf in locate("lib.grid").leaves] == [
+        ((0,), 1),
+        ((1,), 2),
+        ((2,), 3),
+    ]
+    assert [(leaf.element, stored(leaf)) for leaf in locate("lib.pair").leaves] == [("a", 7), ("n", b"abc")]
+    lib.pair.a = -2
+    assert stored(locate("lib.pair.a").leaves[0]) == -2
+    assert stored(locate("lib.grid[2]").leaves[0]) == 3
+    # The C function itself, not the wrapper that Python calls.
+    place = at(importlib.import_module("_cffi_backend").FFI().addressof(lib, "bump"))
+    assert locate("lib.bump").address == target_of(lib.bump).address == place
+    with pytest.raises(TargetError, match=r"no symbol `bmp`\. Did you mean `bump`"):
+        locate("lib.bmp")
 
 
 def test_refused() -> None:

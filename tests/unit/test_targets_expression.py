@@ -42,6 +42,11 @@ class Point(ctypes.Structure):
         return ctypes.c_int(2 * self.x)
 
 
+class Bad:
+    def __getitem__(self, key: Any) -> Any:
+        raise ValueError("two\nlines")
+
+
 class Store:
     """Gives a new array for each selection, as h5py does."""
 
@@ -223,6 +228,8 @@ def test_namespace_is_left_alone() -> None:
         ("store[2:4]", "new copy each time"),
         ("text[0]", "a str has no such places"),
         ("boom[0]", "KeyError"),
+        ("bad[0]", "ValueError: two lines"),
+        ("bad[0].x[1]", "`bad\\[0\\]` raised ValueError: two lines"),
         ("objects[0]", "pointers to Python objects"),
         ("records['f']['g']", "no field `g`"),
         ("records.f", "has no attribute 'f'"),
@@ -247,6 +254,7 @@ def test_refused_in_one_line(text: str, message: str) -> None:
         "store": Store(),
         "text": "abc",
         "boom": {},
+        "bad": Bad(),
         "objects": np.array([[], None], dtype=object),
         "rows": np.rec.array([(1.0, 2.0)], dtype=[("height", "f8"), ("h", "f8")]),
         "outer": np.array(1.0),

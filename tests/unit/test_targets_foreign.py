@@ -207,6 +207,7 @@ def test_refused() -> None:
     stray = ctypes.cast(0x1000, ctypes.POINTER(Point))
     wild = ctypes.cast(0x1000, ctypes.POINTER(ctypes.POINTER(Point)))
     names: dict[str, Any] = {"box": box, "point": point, "null": null, "stray": stray, "wild": wild}
+    names["gone"] = (ctypes.c_int * 4).from_address(0x1000)
     for text, message in {
         "null": "NULL",
         "null[0]": "NULL",
@@ -216,6 +217,7 @@ def test_refused() -> None:
         "stray": "no memory is mapped",
         "stray[1].x": "no memory is mapped",
         "wild[0][0]": "no memory is mapped",
+        "gone[2]": "no memory is mapped",
         "wild.contents.contents.x": "no memory is mapped",
         "point.z": "Its fields: x, y",
         "box.itmes": "Did you mean `items`",

@@ -1,0 +1,121 @@
+"""Before a watch can be armed: does it fit, what does it need, who is in the way?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hwwatch import native
+from hwwatch.errors import NoSlotError, NotSupported, TargetError
+from hwwatch.native import lib
+from hwwatch.targets import Target, cover_pieces, split_pieces, target_of
+from hwwatch.targets.model import Piece
+from hwwatch.types import MODES, Goto, Policy, Return
+
+if TYPE_CHECKING:
+    from hwwatch.watchpoints import Watch
+
+#: Debug registers of an x86 CPU (Intel SDM vol. 3B, 18.2: DR0 to DR3).
+SLOTS = int(lib.HWW_MAX_PIECES)
+
+
+def check_mode(mode: str) -> None:
+    """Raise TargetError where there is no such mode."""
+    if mode not in MODES:
+        raise TargetError(f"mode {mode!r} is none of {', '.join(map(repr, MODES))}.", slug="mode")
+
+
+def check_options(
+    *, policy: Policy = "continue", when: str | None = None, limit: int | None = None, on_hit: Any = None
+) -> None:
+    """Raise where an option cannot be honoured; nothing is ever ignored silently."""
+    for option, value in {"when": when, "limit": limit, "on_hit": on_hit}.items():
+        if value is not None:
+            raise NotSupported(f"{option}={value!r}: this version records every hit.", slug=option)
+    if policy == "continue":
+        return
+    if policy == "skip" or isinstance(policy, (Return, Goto, int)) or callable(policy):
+        raise NotSupported(
+            f'policy {policy!r}: this version has "continue" only, which changes nothing.', slug="policy"
+        )
+    raise TargetError(f'policy {policy!r} is unknown; use "continue".', slug="policy")
+
+
+def check_frames(frames: int) -> None:
+    """Raise TargetError where so many Python frames cannot be kept."""
+    if not 0 <= frames <= lib.HWW_MAX_FRAMES:
+        raise TargetError(f"stack={frames}: 0 to {lib.HWW_MAX_FRAMES} frames can be kept.", slug="stack")
+
+
+def place_of(target: Any, mode: str, nbytes: int | None, name: str | None) -> Target:
+    """The target that `mode` can watch, from whatever the user gave."""
+    if mode == "x" and isinstance(target, int) and not isinstance(target, bool) and nbytes is None:
+        nbytes = 1  # an instruction's first byte
+    place = target if isinstance(target, Target) else target_of(target, nbytes=nbytes, name=name)
+    if place.kind == "code" and mode != "x":
+        raise TargetError(f"{place.name} is a function: its execution can be watched.", hint='Use mode "x".')
+    if mode == "x" and place.kind != "code":
+        from hwwatch.code.maps import Maps
+
+        mapping = Maps.read().find(place.address)
+        if mapping is None or not mapping.executable:
+            raise TargetError(f'mode "x": {place.name} at {place.address:#x} is not in executable memory.')
+    return place
+
+
+def pieces_of(place: Target, mode: str) -> tuple[Piece, ...]:
+    """The debug registers' worth of bytes that cover a target; TargetError where 4 are not enough."""
+    if mode == "x":
+        return (Piece(place.address, 1),)
+    pieces = cover_pieces(place.ranges, SLOTS)
+    if not pieces:
+        whole = [(start & ~7, (start + nbytes + 7 & ~7) - (start & ~7)) for start, nbytes in place.ranges]
+        raise TargetError(
+            f"cannot watch {place.name} ({place.nbytes} bytes at {place.address:#x}): it needs "
+            f"{len(split_pieces(whole))} debug registers, the CPU has {SLOTS} of at most 8 aligned bytes.",
+            hint="Watch an element or a shorter slice.",
+            slug="too-large",
+        )
+    return pieces
+
+
+def no_slot(watch: Watch, free: int, holders: Sequence[Watch]) -> NoSlotError:
+    """The error for a watch that would fit, were enough registers free; names who holds them."""
+    ours = ", ".join(f"{other.name} ({other.slots})" for other in holders) or "no watch of this process"
+    foreign = SLOTS - free - sum(other.slots for other in holders)
+    others = f" and {foreign} by a debugger or another program" if foreign > 0 else ""
+    hint = f"Free one: `%unwatch {holders[0].name}`." if holders else "Detach the debugger that holds them."
+    return NoSlotError(
+        f"cannot watch {watch.name} ({watch.nbytes} bytes at {watch.address:#x}): needs {watch.slots} of "
+        f"{SLOTS} debug registers, {free} free; taken by {ours}{others}.",
+        hint=hint,
+    )
+
+
+def kernel_note(watch: Watch, kernel: bool, backend: str) -> str:
+    """Whether accesses by the kernel are seen, in words for the coverage."""
+    if watch.mode == "x":
+        return "do not apply to code"
+    if kernel:
+        return "seen"
+    if watch.kernel is False:
+        return "not seen: kernel=False was asked for"
+    if backend != "perf":
+        return f"not seen: the {backend} backend cannot"
+    return (
+        f"not seen: kernel.perf_event_paranoid is {native.paranoid()}; "
+        "`sudo sysctl kernel.perf_event_paranoid=1` would show them"
+    )
+
+
+def is_shared(place: Target) -> bool:
+    """Whether other processes may write the bytes: then they share the last snapshot, too."""
+    owner = place.owner
+    if isinstance(owner, bytearray) or (isinstance(owner, np.ndarray) and owner.flags.owndata):
+        return False
+    from hwwatch.code.maps import Maps
+
+    mapping = Maps.read().find(place.address)
+    return mapping is not None and mapping.shared

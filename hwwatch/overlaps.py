@@ -1,0 +1,144 @@
+"""One store over several watches raises one trap, which names one of them.
+
+The handler also sees those whose bytes changed. A watch that got the value it already had is neither named
+nor changed; the CPU counted it all the same. Here such hits are found again: the decoded store reaches the
+watch, the watch was armed, it has no record of that trap, and its count says that one is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwwatch.attribution import Indices, Rows, covered
+from hwwatch.native import lib
+from hwwatch.records import Hits
+
+
+def add_unnamed(
+    hits: Hits,
+    parts: Sequence[Rows],
+    missing: Sequence[Sequence[int]],
+    initial: Sequence[NDArray[np.uint8]],
+    until: Sequence[int | None],
+) -> list[Rows]:
+    """`parts` with the hits that no signal named and no change gave away.
+
+    Parameters
+    ----------
+    hits : Hits
+    parts : sequence of Rows
+        One for each life.
+    missing : by life, by piece
+        Counts for which there is no record. Never more than these are added.
+    initial : by life, (32,) uint8
+        Snapshot before its first record.
+    until : by life
+        When it was disarmed (ns, CLOCK_MONOTONIC), or None.
+    """
+    out = list(parts)
+    for number, part in enumerate(parts):
+        if part.life.mode == "x" or not any(value > 0 for value in missing[number]):
+            continue
+        candidates = [_reaching(hits, other, part, until[number]) for other in parts if other is not part]
+        found = [item for item in candidates if len(item[0])]
+        if not found:
+            continue
+        record = np.concatenate([item[0] for item in found])
+        leaves = np.concatenate([item[1] for item in found])
+        pieces = np.concatenate([item[2] for item in found])
+        source = np.repeat(np.arange(len(found)), [len(item[0]) for item in found])
+        # A trap with records of several other watches is one trap.
+        traps = np.stack(
+            [hits.records["time"][record], hits.records["tid"][record].astype(np.uint64)], axis=1
+        )
+        _, once = np.unique(traps, axis=0, return_index=True)
+        record, leaves, pieces, source = record[once], leaves[once], pieces[once], source[once]
+        counts = pieces.sum(axis=0)
+        if (counts > np.maximum(missing[number], 0)).any():
+            continue  # more than the CPU counted: the reach was an upper bound (a masked store)
+        others = [item[3] for item in found]
+        out[number] = _with(hits, part, record, leaves, source, others, initial[number], counts)
+    return out
+
+
+def _reaching(
+    hits: Hits, other: Rows, part: Rows, until: int | None
+) -> tuple[Indices, NDArray[np.bool_], NDArray[np.bool_], Rows]:
+    """Records of `other` whose instruction reached `part`'s bytes, which has no record of that trap."""
+    record, first = np.unique(other.record, return_index=True)
+    place = other.place[first]
+    leaves, pieces, known = covered(hits, record, part.life, other.places, place)
+    times = hits.records["time"][record]
+    known &= pieces.any(axis=1) & (times >= np.uint64(part.life.since))
+    known &= (hits.records["flags"][record] & np.uint32(lib.HWW_HIT_LATE | lib.HWW_HIT_KERNEL)) == 0
+    if until is not None:
+        known &= times <= np.uint64(until)
+    known &= ~np.isin(_trap_keys(hits, record), _trap_keys(hits, part.record))
+    return record[known], leaves[known], pieces[known], other
+
+
+def _trap_keys(hits: Hits, record: Indices) -> NDArray[np.uint64]:
+    # Time in ns of a thread's trap, mixed with the thread: no two traps of a session share both.
+    mixed = hits.records["tid"][record].astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return np.asarray(hits.records["time"][record] ^ mixed)
+
+
+def _with(
+    hits: Hits,
+    part: Rows,
+    record: Indices,
+    leaves: NDArray[np.bool_],
+    source: Indices,
+    others: list[Rows],
+    initial: NDArray[np.uint8],
+    counts: NDArray[np.int64],
+) -> Rows:
+    """`part` and a row for each leaf that the added records touched; old and new are the same."""
+    which, leaf = np.nonzero(leaves)
+    values = np.zeros((len(which), 32), np.uint8)
+    for i, (row, number) in enumerate(zip(which.tolist(), leaf.tolist(), strict=True)):
+        size = part.life.leaves[number].dtype.itemsize
+        values[i, :size] = _value_before(part, number, int(record[row]), initial)[:size]
+    first = np.cumsum([len(part.places)] + [len(other.places) for other in others])
+    place = np.zeros(len(which), np.int64)
+    for i, row in enumerate(which.tolist()):
+        other = others[source[row]]
+        place[i] = first[source[row]] + other.place[np.searchsorted(other.record, record[row])]
+    places = part.places + [found for other in others for found in other.places]
+    access = np.array([places[p].site.access for p in place], object)
+    access[(access == "unknown") | (access == "read")] = "write"
+    everything = replace(
+        part,
+        record=np.concatenate([part.record, record[which]]),
+        leaf=np.concatenate([part.leaf, leaf.astype(np.int64)]),
+        sure=np.concatenate([part.sure, np.ones(len(which), np.bool_)]),
+        old=np.concatenate([part.old, values]),
+        new=np.concatenate([part.new, values]),
+        places=places,
+        place=np.concatenate([part.place, place]),
+        access=np.concatenate([part.access, access]),
+        correction=tuple(a + b for a, b in zip(part.correction, counts.tolist(), strict=True)),
+    )
+    order = np.lexsort((everything.leaf, everything.record))
+    return replace(
+        everything,
+        record=everything.record[order],
+        leaf=everything.leaf[order],
+        sure=everything.sure[order],
+        old=everything.old[order],
+        new=everything.new[order],
+        place=everything.place[order],
+        access=everything.access[order],
+    )
+
+
+def _value_before(part: Rows, leaf: int, record: int, initial: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A leaf's bytes just before a record: what its last row left, else what it was when armed."""
+    earlier = np.flatnonzero((part.leaf == leaf) & (part.record < record))
+    if len(earlier):
+        return np.asarray(part.new[earlier[-1]])
+    return np.asarray(initial[part.life.offsets[leaf] :])
