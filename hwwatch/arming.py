@@ -112,7 +112,9 @@ def kernel_note(watch: Watch, kernel: bool, backend: str) -> str:
 
 def is_shared(place: Target) -> bool:
     """Whether other processes may write the bytes: then they share the last snapshot, too."""
-    owner = place.owner
+    owner: Any = place.owner
+    while isinstance(owner, np.ndarray) and not owner.flags.owndata and owner.base is not None:
+        owner = owner.base
     if isinstance(owner, bytearray) or (isinstance(owner, np.ndarray) and owner.flags.owndata):
         return False
     from hwwatch.code.maps import Maps

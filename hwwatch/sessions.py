@@ -25,11 +25,11 @@ from hwwatch.arming import (
 )
 from hwwatch.backends.select import select
 from hwwatch.coverages import Coverage, Tally, WatchCoverage, threads
-from hwwatch.errors import HwwatchError, NoSlotError, TargetError
+from hwwatch.errors import HwwatchError, NoSlotError, NotSupported, PermissionRefused, TargetError
 from hwwatch.ledgers import Ledger
 from hwwatch.native import lib
 from hwwatch.records import clock_offset
-from hwwatch.types import ArmRequest, Policy
+from hwwatch.types import ArmRequest, Backend, Policy
 from hwwatch.watchpoints import Watch
 
 if TYPE_CHECKING:
@@ -136,10 +136,7 @@ class Session:
         if len(watch.pieces) > free:
             raise no_slot(watch, free, armed_watches())
         hardware = _HARDWARE_MODE[watch.mode]
-        kernel = watch.kernel is True or (
-            watch.kernel == "auto" and watch.mode != "x" and backend.kernel_visible()
-        )
-        backend.canary(hardware, watch.pieces[0].nbytes, kernel)
+        kernel = _prove(backend, hardware, watch)
         watch.last_test = f"self-test passed at {time.strftime('%H:%M:%S')}"
         watch.kernel_note = kernel_note(watch, kernel, backend.name)
         request = ArmRequest(
@@ -336,6 +333,20 @@ class Session:
         self._lock = threading.RLock()
         for watch in self._watches.values():
             watch._armed = None
+
+
+def _prove(backend: Backend, hardware: str, watch: Watch) -> bool:
+    """Show by a test access that such a watch traps; returns whether kernel accesses can be included."""
+    nbytes = watch.pieces[0].nbytes
+    if watch.kernel is not False and hardware != "x":
+        try:
+            backend.canary(hardware, nbytes, True)
+            return True
+        except (PermissionRefused, NotSupported):
+            if watch.kernel is True:
+                raise
+    backend.canary(hardware, nbytes, False)
+    return False
 
 
 def armed_watches() -> list[Watch]:

@@ -35,6 +35,7 @@ struct hww_thread {
     volatile int in_handler;
     sigjmp_buf *volatile recover; /* where a fault while reading foreign memory goes on */
     pid_t tid, pid;
+    uint64_t forwarding; /* bit n: signal n is being handed on */
 };
 extern __thread struct hww_thread hww_thread __attribute__((tls_model("initial-exec")));
 int hww_thread_open(void);
@@ -49,7 +50,8 @@ extern uint64_t hww_active;
 struct hww_signal {
     int number;
     int installed;
-    struct sigaction previous;
+    struct sigaction previous; /* who had it when we took it last */
+    struct sigaction original; /* who had it when we took it first */
     void (*handler)(int, siginfo_t *, void *);
 };
 int hww_signal_open(struct hww_signal *self, int number, void (*handler)(int, siginfo_t *, void *));

@@ -29,6 +29,8 @@ int hww_signal_open(struct hww_signal *self, int number, void (*handler)(int, si
     self->number = number;
     self->handler = handler;
     self->previous = found; /* before ours is in place: forwarding may be needed at once */
+    if (!self->installed)
+        self->original = found;
     self->installed = 1;
     if (sigaction(number, &action, NULL) < 0) {
         self->installed = 0;
@@ -58,11 +60,8 @@ int hww_signal_owner(const struct hww_signal *self)
     return HWW_OWNER_OTHER;
 }
 
-/* Let the signal do what it would have done without us: die, be ignored, or run the earlier handler with
- * the mask it asked for. */
-void hww_signal_forward(struct hww_signal *self, siginfo_t *info, void *context)
+static void deliver(int number, struct sigaction *previous, siginfo_t *info, void *context)
 {
-    struct sigaction *previous = &self->previous;
     int siginfo = previous->sa_flags & SA_SIGINFO;
     int ignored = !siginfo && previous->sa_handler == SIG_IGN;
     int default_action = !siginfo && previous->sa_handler == SIG_DFL;
@@ -75,22 +74,22 @@ void hww_signal_forward(struct hww_signal *self, siginfo_t *info, void *context)
         struct sigaction action;
         memset(&action, 0, sizeof action);
         action.sa_handler = SIG_DFL;
-        sigaction(self->number, &action, NULL);
-        if (self->number != SIGTRAP && info->si_code > 0)
+        sigaction(number, &action, NULL);
+        if (number != SIGTRAP && info->si_code > 0)
             return; /* the faulting instruction runs again and dies where it stands */
         sigset_t only;
         sigemptyset(&only);
-        sigaddset(&only, self->number);
-        syscall(SYS_tgkill, syscall(SYS_getpid), syscall(SYS_gettid), self->number);
+        sigaddset(&only, number);
+        syscall(SYS_tgkill, syscall(SYS_getpid), syscall(SYS_gettid), number);
         pthread_sigmask(SIG_UNBLOCK, &only, NULL);
         return;
     }
     sigset_t mask = ((const ucontext_t *)context)->uc_sigmask, added = previous->sa_mask, before;
-    for (int number = 1; number < 65; number++)
-        if (sigismember(&added, number) == 1)
-            sigaddset(&mask, number);
+    for (int other = 1; other < 65; other++)
+        if (sigismember(&added, other) == 1)
+            sigaddset(&mask, other);
     if (!(previous->sa_flags & SA_NODEFER))
-        sigaddset(&mask, self->number);
+        sigaddset(&mask, number);
     void (*plain)(int) = previous->sa_handler;
     void (*full)(int, siginfo_t *, void *) = previous->sa_sigaction;
     if (previous->sa_flags & SA_RESETHAND) {
@@ -99,8 +98,24 @@ void hww_signal_forward(struct hww_signal *self, siginfo_t *info, void *context)
     }
     pthread_sigmask(SIG_SETMASK, &mask, &before);
     if (siginfo)
-        full(self->number, info, context);
+        full(number, info, context);
     else
-        plain(self->number);
+        plain(number);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+/* Let the signal do what it would have done without us: die, be ignored, or run the earlier handler with
+ * the mask it asked for. One that took the signal from us and hands it on brings it back here: then it
+ * goes to who had it first, else the two would call each other for ever. */
+void hww_signal_forward(struct hww_signal *self, siginfo_t *info, void *context)
+{
+    struct hww_thread *thread = &hww_thread;
+    uint64_t bit = 1ull << self->number;
+    if (thread->forwarding & bit) {
+        deliver(self->number, &self->original, info, context);
+        return;
+    }
+    thread->forwarding |= bit;
+    deliver(self->number, &self->previous, info, context);
+    thread->forwarding &= ~bit;
 }

@@ -162,6 +162,7 @@ int hww_watch_claim(uint32_t mode, uint32_t npieces, const struct hww_piece *pie
             watch->accounted[p] = watch->nested[p] = watch->retired[p] = 0;
         lists[index].count = 0;
         hww_snapshot_take(index);
+        __atomic_fetch_or(&hww_active, 1ull << index, __ATOMIC_ACQ_REL);
         return (int)index;
     }
     return -ENOSPC;
@@ -218,7 +219,6 @@ static int arm_thread(int watch, pid_t tid, uint32_t inherited, const struct hww
 int hww_watch_open(int watch, const struct hww_arm_options *options, struct hww_arm_report *report)
 {
     memset(report, 0, sizeof *report);
-    __atomic_fetch_or(&hww_active, 1ull << watch, __ATOMIC_ACQ_REL);
     for (int pass = 0, fresh = 1; fresh; pass++) {
         pid_t *tids = NULL;
         int count = list_threads(&tids), error = 0;

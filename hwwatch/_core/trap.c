@@ -301,11 +301,27 @@ static void on_fault(int number, siginfo_t *info, void *context)
     errno = saved;
 }
 
+/* With the kernel's accesses included, a signal frame written over watched bytes of a thread's own stack,
+ * below its stack pointer, and read again by sigreturn would trap for ever under a read-write breakpoint.
+ * The main thread, where such a watch is most likely, gets an alternate stack if it has none. */
+static unsigned char main_stack[65536];
+
+static void take_stack(int on)
+{
+    stack_t found,
+        ours = {.ss_sp = main_stack, .ss_flags = on ? 0 : SS_DISABLE, .ss_size = sizeof main_stack};
+    if (syscall(SYS_gettid) != syscall(SYS_getpid) || sigaltstack(NULL, &found) < 0)
+        return;
+    if (on ? found.ss_flags & SS_DISABLE : found.ss_sp == main_stack && !(found.ss_flags & SS_ONSTACK))
+        sigaltstack(&ours, NULL);
+}
+
 /* Safe to call again: it takes back a signal that somebody else took meanwhile. */
 int hww_trap_open(void)
 {
     if (!hww_region.shared)
         return -ENXIO;
+    take_stack(1);
     int error = hww_signal_open(&segv_signal, SIGSEGV, on_fault);
     if (!error)
         error = hww_signal_open(&bus_signal, SIGBUS, on_fault);
@@ -319,6 +335,7 @@ int hww_trap_close(void)
     int trap = hww_signal_close(&trap_signal);
     int segv = hww_signal_close(&segv_signal);
     int bus = hww_signal_close(&bus_signal);
+    take_stack(0);
     return trap ? trap : segv ? segv : bus;
 }
 

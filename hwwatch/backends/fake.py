@@ -10,7 +10,7 @@ import ctypes
 from collections.abc import Sequence
 
 from hwwatch import native
-from hwwatch.errors import NoSlotError
+from hwwatch.errors import NoSlotError, NotSupported
 from hwwatch.native import check, ffi, lib
 from hwwatch.types import Armed, ArmRequest
 
@@ -32,7 +32,15 @@ class FakeBackend:
         return SLOTS - sum(len(armed.request.pieces) for armed in self._armed.values())
 
     def canary(self, mode: str, nbytes: int, kernel: bool) -> None:
-        """Nothing to prove."""
+        """Nothing to prove; there is no kernel in it.
+
+        Raises
+        ------
+        NotSupported
+            Kernel accesses were asked for.
+        """
+        if kernel:
+            raise NotSupported("the fake backend has no kernel accesses.", slug="kernel")
 
     def kernel_visible(self) -> bool:
         """There is no kernel in it."""

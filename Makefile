@@ -1,0 +1,48 @@
+# Sets up a virtual environment in .venv and works in it; needs no root. From Debian or Ubuntu it takes
+# python3 (3.11 or later) with python3-venv, python3-dev, a C compiler and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+SOURCES = pyproject.toml $(wildcard hwwatch/_core/*)
+
+.PHONY: quickstart test quick lint bench lab clean
+
+# Build, run the quickstart notebook without a browser, and print what it found.
+quickstart: $(VENV)/installed
+	$(BIN)/python notebooks/show.py notebooks/01-who-wrote-this.ipynb
+
+# Build and run all tests.
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+# The part of the tests that takes less than two minutes.
+quick: $(VENV)/installed
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror hwwatch/_core/*.[ch] benchmarks/*.c
+
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/run.py
+
+lab: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lab]'
+	$(BIN)/jupyter lab notebooks/01-who-wrote-this.ipynb
+
+$(VENV)/installed: $(SOURCES)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "hwwatch needs Python 3.11 or later; $(PYTHON) is older. Name another: make PYTHON=python3.12 …"; exit 1; }
+	@command -v "$${CC:-cc}" >/dev/null || { echo "No C compiler: sudo apt install gcc"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' || { echo "No ensurepip: sudo apt install python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || \
+	  { echo "No Python.h: sudo apt install python3-dev"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build

@@ -1,0 +1,82 @@
+/* The floor under every figure: the kernel's breakpoint with the smallest handler there can be, and the
+ * loop that makes the hits. Built by benchmarks/floors.py. */
+#define _GNU_SOURCE
+#include <linux/hw_breakpoint.h>
+#include <linux/perf_event.h>
+#include <signal.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+static volatile uint64_t hits;
+static struct sigaction before;
+static int event = -1;
+
+static void count(int number, siginfo_t *info, void *context)
+{
+    (void)number, (void)info, (void)context;
+    hits++;
+}
+
+/* read_write: 0 writes, 1 reads and writes; signal: 0 the kernel only counts */
+int floor_open(void *address, int nbytes, int read_write, int signal)
+{
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_sigaction = count;
+    action.sa_flags = SA_SIGINFO | SA_NODEFER;
+    if (sigaction(SIGTRAP, &action, &before) < 0)
+        return -1;
+    struct perf_event_attr attr;
+    memset(&attr, 0, sizeof attr);
+    attr.size = sizeof attr;
+    attr.type = PERF_TYPE_BREAKPOINT;
+    attr.bp_type = read_write ? HW_BREAKPOINT_RW : HW_BREAKPOINT_W;
+    attr.bp_addr = (uintptr_t)address;
+    attr.bp_len = (uint64_t)nbytes;
+    attr.exclude_kernel = attr.exclude_hv = 1;
+    if (signal) {
+        attr.sample_period = 1;
+        attr.sigtrap = attr.remove_on_exec = 1;
+    }
+    event = (int)syscall(SYS_perf_event_open, &attr, 0, -1, -1, PERF_FLAG_FD_CLOEXEC);
+    return event < 0 ? -1 : 0;
+}
+
+uint64_t floor_close(void)
+{
+    uint64_t seen = hits;
+    ioctl(event, PERF_EVENT_IOC_DISABLE, 0);
+    close(event);
+    sigaction(SIGTRAP, &before, NULL);
+    hits = 0;
+    return seen;
+}
+
+static double now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec * 1e9 + (double)time.tv_nsec;
+}
+
+/* ns a store */
+double floor_store(volatile uint64_t *address, long count)
+{
+    double start = now();
+    for (long i = 0; i < count; i++)
+        *address = (uint64_t)i;
+    return (now() - start) / (double)count;
+}
+
+/* ns a load */
+double floor_load(volatile uint64_t *address, long count)
+{
+    double start = now();
+    for (long i = 0; i < count; i++)
+        (void)*address;
+    return (now() - start) / (double)count;
+}

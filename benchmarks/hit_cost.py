@@ -1,0 +1,79 @@
+"""What one hit costs: hwwatch's full record against a bare counting handler on the same address.
+
+Short batches of all variants in shuffled order, so that a slow moment of the machine hits all alike; the
+ratio is that of the medians.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import hwwatch
+
+BATCH = 400  # hits
+ROUNDS = 60
+
+
+def deep(depth: int, call: Callable[[], float]) -> float:
+    """`call` under `depth` Python frames."""
+    return call() if depth <= 1 else deep(depth - 1, call)
+
+
+def variants(floor: Any, address: int, place: np.ndarray[Any, Any]) -> dict[str, Callable[[], float]]:
+    """Name → a function that runs one batch and returns ns a hit."""
+
+    def bare(mode: str, signal: int) -> float:
+        if floor.floor_open(address, 8, int(mode == "rw"), signal):
+            raise SystemExit("perf_event_open refused: see `hwwatch doctor`")
+        run = floor.floor_load if mode == "rw" else floor.floor_store
+        spent = float(run(address, BATCH))
+        floor.floor_close()
+        return spent
+
+    def full(mode: str, frames: int) -> float:
+        with hwwatch.watching(place, mode, stack=frames, kernel=False) as watch:
+            run = floor.floor_load if mode == "rw" else floor.floor_store
+            spent = deep(max(frames, 1), lambda: float(run(address, BATCH)))
+            if watch.hits != BATCH:
+                raise SystemExit(f"{watch.hits} of {BATCH} hits")
+        hwwatch.clear()
+        return spent
+
+    return {
+        "w: kernel counts only": lambda: bare("w", 0),
+        "w: bare counting handler": lambda: bare("w", 1),
+        "w: full record, no frames": lambda: full("w", 0),
+        "w: full record, 16 frames": lambda: full("w", 16),
+        "rw: bare counting handler": lambda: bare("rw", 1),
+        "rw: full record, 16 frames": lambda: full("rw", 16),
+    }
+
+
+def measure(floor: Any, rounds: int = ROUNDS) -> list[dict[str, Any]]:
+    """One row a variant: median, minimum, maximum in µs a hit, and the ratio to its bare handler."""
+    place = np.zeros(1, np.uint64)
+    runs = variants(floor, place.ctypes.data, place)
+    spent: dict[str, list[float]] = {name: [] for name in runs}
+    order = list(runs)
+    for name in order:  # warm-up
+        runs[name]()
+    for _ in range(rounds):
+        random.shuffle(order)
+        for name in order:
+            spent[name].append(runs[name]() / 1000)
+    medians = {name: statistics.median(values) for name, values in spent.items()}
+    return [
+        {
+            "what": name,
+            "median": medians[name],
+            "min": min(spent[name]),
+            "max": max(spent[name]),
+            "ratio": medians[name] / medians[f"{name.partition(':')[0]}: bare counting handler"],
+        }
+        for name in runs
+    ]
