@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
-from hwwatch.targets.model import Piece
+if TYPE_CHECKING:
+    from hwwatch.targets.model import Piece
 
 #: Which accesses trap: ``"w"`` writes, ``"rw"`` reads and writes, ``"r"`` reads, ``"x"`` execution.
 Mode = Literal["w", "rw", "r", "x"]
