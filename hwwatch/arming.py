@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwwatch import native
-from hwwatch.errors import NoSlotError, NotSupported, TargetError
+from hwwatch.errors import NoSlotError, TargetError
 from hwwatch.native import lib
 from hwwatch.targets import Target, cover_pieces, split_pieces, target_of
 from hwwatch.targets.model import Piece
-from hwwatch.types import MODES, Goto, Policy, Return
+from hwwatch.types import MODES
 
 if TYPE_CHECKING:
     from hwwatch.watchpoints import Watch
@@ -25,22 +25,6 @@ def check_mode(mode: str) -> None:
     """Raise TargetError where there is no such mode."""
     if mode not in MODES:
         raise TargetError(f"mode {mode!r} is none of {', '.join(map(repr, MODES))}.", slug="mode")
-
-
-def check_options(
-    *, policy: Policy = "continue", when: str | None = None, limit: int | None = None, on_hit: Any = None
-) -> None:
-    """Raise where an option cannot be honoured; nothing is ever ignored silently."""
-    for option, value in {"when": when, "limit": limit, "on_hit": on_hit}.items():
-        if value is not None:
-            raise NotSupported(f"{option}={value!r}: this version records every hit.", slug=option)
-    if policy == "continue":
-        return
-    if policy == "skip" or isinstance(policy, (Return, Goto, int)) or callable(policy):
-        raise NotSupported(
-            f'policy {policy!r}: this version has "continue" only, which changes nothing.', slug="policy"
-        )
-    raise TargetError(f'policy {policy!r} is unknown; use "continue".', slug="policy")
 
 
 def check_frames(frames: int) -> None:

@@ -26,9 +26,9 @@ Bools = NDArray[np.bool_]
 Indices = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Life:
-    """One arming of a watch: what its records refer to.
+    """One arming of a watch in one mode: what its records refer to.
 
     Attributes
     ----------
@@ -44,6 +44,12 @@ class Life:
         Of each leaf's bytes in the snapshot.
     since : int
         When it was armed, ns on CLOCK_MONOTONIC.
+    initial : bytes
+        Snapshot before its first record.
+    until : int or None
+        When it ended.
+    conditional : bool
+        Hits may be left out by a condition.
     """
 
     index: int
@@ -54,6 +60,9 @@ class Life:
     leaves: tuple[Leaf, ...]
     offsets: tuple[int, ...]
     since: int = 0
+    initial: bytes = b""
+    until: int | None = None
+    conditional: bool = False
 
     @property
     def plain(self) -> bool:
@@ -84,6 +93,8 @@ class Rows:
         Records left out: the writes of a watch for reads, accesses to neighbouring bytes under a piece.
     correction : tuple of int
         By piece: kernel counts that the rows stand for, beyond what the handler had noted.
+    records : int
+        Records that the rows were made of.
     """
 
     life: Life
@@ -97,6 +108,7 @@ class Rows:
     access: NDArray[np.object_]
     filtered: int
     correction: tuple[int, ...]
+    records: int
 
 
 def leaf_offsets(pieces: Sequence[Piece], leaves: Sequence[Leaf]) -> tuple[int, ...]:
@@ -158,7 +170,18 @@ def attribute(hits: Hits, rows: Indices, life: Life, sites: Sites) -> Rows:
         chosen, leaf, sure, access = chosen[keep], leaf[keep], sure[keep], access[keep]
         old, new = old[keep], new[keep]
     return Rows(
-        life, rows[chosen], leaf, sure, old, new, places, place[chosen], access, filtered, tuple(correction)
+        life,
+        rows[chosen],
+        leaf,
+        sure,
+        old,
+        new,
+        places,
+        place[chosen],
+        access,
+        filtered,
+        tuple(correction),
+        len(rows),
     )
 
 

@@ -1,4 +1,4 @@
-"""HTML and plain text for people: watch lists, results of a `%%watch` cell, coverage."""
+"""HTML and plain text for people: watch lists, coverage, what a cell or script did."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from hwwatch.coverages import Coverage
     from hwwatch.watchpoints import Watch
 
@@ -23,10 +21,38 @@ def table_html(head: Sequence[str], rows: Iterable[Sequence[Any]], caption: str 
     return f"<table>{top}<thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
 
 
+def table_text(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table in columns of equal width, two blanks apart; as many lines as rows, and the head."""
+    lines = [list(head), *([" ".join(str(cell).split()) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
 def watches_html(watches: Sequence[Watch]) -> str:
-    """Watches, one a row."""
-    head = ("id", "name", "mode", "bytes", "address", "type", "state", "slots", "hits", "lost")
-    return table_html(head, [_watch_row(watch) for watch in watches])
+    """Watches, one a row, and the notes on them."""
+    head = (
+        "id",
+        "name",
+        "mode",
+        "bytes",
+        "address",
+        "type",
+        "policy",
+        "state",
+        "slots",
+        "hits",
+        "lost",
+        "backend",
+    )
+    notes = "".join(
+        f"<p>{html.escape(watch.name)}: {html.escape(watch.target.note)}</p>"
+        for watch in watches
+        if watch.target.note
+    )
+    return table_html(head, [_watch_row(watch) for watch in watches]) + notes
 
 
 def _watch_row(watch: Watch) -> tuple[Any, ...]:
@@ -37,10 +63,12 @@ def _watch_row(watch: Watch) -> tuple[Any, ...]:
         watch.nbytes,
         f"{watch.address:#x}",
         watch.dtype,
+        watch.policy,
         watch._state(),
         watch.slots,
         watch.hits,
         watch.lost,
+        watch.backend,
     )
 
 
@@ -70,49 +98,59 @@ def coverage_html(coverage: Coverage) -> str:
         )
         for w in coverage.watches
     ]
-    problems = "".join(f"<li>{html.escape(problem)}</li>" for problem in coverage.problems)
     verdict = (
-        f"<p>not seen, or not exactly:</p><ul>{problems}</ul>"
-        if problems
+        f"<p>not seen, or not exactly:</p>{_items_html(coverage.problems)}"
+        if coverage.problems
         else "<p>coverage is full: zero hits would mean zero accesses</p>"
     )
-    return (table_html(head, rows) if rows else "<p>nothing is watched</p>") + verdict
+    if not coverage.watches:
+        return "<p>nothing is watched</p>" + (verdict if coverage.problems else "")
+    return table_html(head, rows) + verdict
 
 
-def by_line(frame: pd.DataFrame) -> pd.DataFrame:
-    """Hits grouped by watch and writing line.
+def _items_html(items: Iterable[str]) -> str:
+    return "<ul>" + "".join(f"<li>{html.escape(item)}</li>" for item in items) + "</ul>"
+
+
+def zero_hits(coverage: Coverage) -> tuple[bool, str]:
+    """What it means that watches recorded nothing.
 
     Parameters
     ----------
-    frame : DataFrame
-        A timeline.
+    coverage : Coverage
+        Taken while the watches were still armed.
 
     Returns
     -------
-    DataFrame
-        A row for each watch, access, function and line, in order of the first hit: ``hits``, ``first``
-        (old value before the first hit), ``last`` (new value after the last), ``symbol`` of the first.
+    bool
+        Whether zero hits mean zero accesses, within the documented limits of the hardware.
+    str
+        One line that says why.
+
+    Notes
+    -----
+    A thread that blocks SIGTRAP is no reason for doubt where the kernel counts: the event's counter goes up
+    on every access, whatever becomes of the signal (perf_event_open(2), "count").
     """
-    import pandas as pd
-
-    keys = ["watch", "access", "function", "file", "line"]
-    columns = [*keys, "cell", "symbol", "hits", "first", "last"]
-    if frame.empty:
-        return pd.DataFrame(columns=columns)
-    groups = frame.groupby(keys, observed=True, dropna=False, sort=False)
-    out = groups.agg(
-        cell=("cell", "first"),
-        symbol=("symbol", "first"),
-        hits=("pc", "size"),
-        first=("old", _first),
-        last=("new", _last),
-    )
-    return out.reset_index()[columns]
-
-
-def _first(values: pd.Series[Any]) -> Any:
-    return values.iloc[0]
-
-
-def _last(values: pd.Series[Any]) -> Any:
-    return values.iloc[-1]
+    doubts = []
+    for watch in coverage.watches:
+        if watch.state != "armed":
+            doubts.append(f"{watch.name} was {watch.state} before the end")
+        if watch.tally.lost:
+            doubts.append(f"{watch.name}: {watch.tally.lost} accesses were counted and not recorded")
+        if watch.threads_armed < watch.threads_alive:
+            missed = watch.threads_alive - watch.threads_armed
+            doubts.append(f"{watch.name}: {missed} of {watch.threads_alive} threads were not watched")
+        if watch.kernel.startswith("not"):
+            doubts.append(f"{watch.name}: kernel accesses are {watch.kernel}")
+        if watch.blind_threads and not watch.backend.startswith("perf"):
+            doubts.append(f"{watch.name}: {len(watch.blind_threads)} threads block SIGTRAP")
+        doubts += [f"{watch.name}: {note}" for note in watch.notes if note != watch.state]
+    if doubts:
+        return False, f"no hits were recorded, and some may be missing: {'; '.join(doubts)}"
+    count = max((watch.threads_alive for watch in coverage.watches), default=0)
+    blind = max((len(watch.blind_threads) for watch in coverage.watches), default=0)
+    also = f", also in the {blind} that block SIGTRAP" if blind else ""
+    left_out = sum(watch.tally.filtered for watch in coverage.watches)
+    seen = f"only {left_out} that the mode leaves out" if left_out else "none"
+    return True, f"no hits, and no accesses: the CPU counted {seen} in all {count} threads{also}"

@@ -33,6 +33,12 @@ class TargetError(HwwatchError, ValueError):
     slug = "target"
 
 
+class ConditionError(HwwatchError, ValueError):
+    """A ``when`` that cannot be compiled; the message names the column, counted from 1."""
+
+    slug = "condition"
+
+
 class NoSlotError(HwwatchError, OSError):
     """More debug registers are needed than are free."""
 

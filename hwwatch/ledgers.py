@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from hwwatch.records import Hits
     from hwwatch.watchpoints import Watch
 
+_writers: set[int] = set()  # program counters that the core knows
+
 #: Seconds to wait for hits that were counted and are not recorded yet, before they are called lost.
 _IN_FLIGHT = 0.02
 
@@ -34,24 +36,25 @@ class _Figures:
     accounted: tuple[int, ...]
     nested: tuple[int, ...]
     recorded: int
+    filtered: int
     inferred: int
     late: int
 
 
 @dataclass
 class Entry:
-    """One arming of a watch.
+    """One arming of a watch: its events and counters, through all changes of mode.
 
     Attributes
     ----------
+    lives : list of Life
+        One for each mode it has had; records name the life by generation.
     released : int
         Records forgotten by `Ledger.clear`.
     lost_before : tuple of int
         By piece: hits lost before that.
-    initial : bytes
-        Snapshot before the first record that is kept.
-    until : int or None
-        When it was disarmed, ns on CLOCK_MONOTONIC.
+    filtered_before : int
+        Hits left out before that.
     final : _Figures or None
         Frozen when disarmed, since the watch table's entry is used again some day.
     """
@@ -59,12 +62,16 @@ class Entry:
     watch: Watch
     backend: Backend
     armed: Armed
-    life: Life
-    initial: bytes
+    lives: list[Life]
     released: int = 0
     lost_before: tuple[int, ...] = ()
-    until: int | None = None
+    filtered_before: int = 0
     final: _Figures | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether each record is one row, so that nothing need be decoded to count them."""
+        return all(life.plain for life in self.lives)
 
     def figures(self) -> _Figures:
         """What has been counted up to now."""
@@ -79,6 +86,7 @@ class Entry:
             tuple(table.accounted)[:pieces],
             tuple(table.nested)[:pieces],
             int(table.recorded),
+            int(table.filtered),
             int(table.inferred),
             int(table.late),
         )
@@ -109,61 +117,96 @@ class Ledger:
 
     def open(self, watch: Watch, backend: Backend, armed: Armed, since: int) -> None:
         """Enter a watch that was just armed; `since` is a time before that."""
-        from hwwatch.attribution import Life, leaf_offsets
+        values: Any = native.shared().watches[armed.index].initial
+        initial = b"".join(
+            int(values[i]).to_bytes(8, "little")[: piece.nbytes]
+            for i, piece in enumerate(armed.request.pieces)
+        )
+        self.entries.append(Entry(watch, backend, armed, [_life(watch, armed, since, initial)]))
 
-        leaves = watch.target.leaves + padding(watch.target)
-        pieces = tuple(armed.request.pieces)
-        offsets = leaf_offsets(pieces, leaves)
-        life = Life(armed.index, armed.generation, watch.id, watch.mode, pieces, leaves, offsets, since)
-        self.entries.append(Entry(watch, backend, armed, life, _initial(armed)))
+    def change(self, watch: Watch, armed: Armed) -> None:
+        """Note that an armed watch has a new mode."""
+        from hwwatch.code.maps import read_code
+
+        entry = self._open_entry(watch)
+        now = time.monotonic_ns()
+        entry.lives[-1].until = now
+        entry.armed = armed
+        # read by the kernel: a load would be a hit
+        initial = b"".join(read_code(piece.address, piece.nbytes) for piece in armed.request.pieces)
+        entry.lives.append(_life(watch, armed, now, initial))
+
+    def set_conditional(self, watch: Watch, on: bool) -> None:
+        """Note that hits of an armed watch may from now on be left out by a condition."""
+        life = self._open_entry(watch).lives[-1]
+        life.conditional = life.conditional or on
+
+    @staticmethod
+    def end(hits: Hits, start: int) -> int:
+        """Ring position behind the last of these hits."""
+        if not len(hits):
+            return start
+        extended = hits.records["flags"][-1] & lib.HWW_HIT_EXTENDED
+        return int(hits.positions[-1]) + (2 if extended else 1)
 
     def close(self, watch: Watch) -> None:
         """Note that a watch was disarmed; waits a moment for hits that are on their way."""
-        entry = next(entry for entry in reversed(self.entries) if entry.watch is watch)
-        entry.until = time.monotonic_ns()
+        entry = self._open_entry(watch)
+        entry.lives[-1].until = time.monotonic_ns()
         deadline = time.monotonic() + _IN_FLIGHT
         while any(entry.missing()) and time.monotonic() < deadline:
             time.sleep(0.001)
         entry.final = entry.figures()
 
-    def attributed(self) -> tuple[Hits, list[Rows]]:
-        """All hits that are kept, and the rows of each entry."""
+    def _open_entry(self, watch: Watch) -> Entry:
+        return next(entry for entry in reversed(self.entries) if entry.watch is watch)
+
+    def attributed(self, start: int | None = None) -> tuple[Hits, list[Rows]]:
+        """Hits from a ring position on (default: all that are kept), and the rows of each life."""
         from hwwatch.attribution import attribute, split
         from hwwatch.code.sites import Sites
         from hwwatch.overlaps import add_unnamed
 
         if self._sites is None:
             self._sites = Sites()
-        hits = self.ring().read(self.start)
-        mine = split(hits, [entry.life for entry in self.entries])
-        parts = [attribute(hits, mine[entry.life], entry.life, self._sites) for entry in self.entries]
-        if len(parts) > 1:
-            parts = add_unnamed(
-                hits,
-                parts,
-                [entry.missing(part.correction) for entry, part in zip(self.entries, parts, strict=True)],
-                [np.frombuffer(entry.initial.ljust(32, b"\0"), np.uint8) for entry in self.entries],
-                [entry.until for entry in self.entries],
-            )
+        hits = self.ring().read(self.start if start is None else max(start, self.start))
+        lives = [(entry, life) for entry in self.entries for life in entry.lives]
+        mine = split(hits, [life for _, life in lives])
+        parts = [attribute(hits, mine[life], life, self._sites) for _, life in lives]
+        self._learn_writers(parts)
+        if len(self.entries) > 1 and start is None:
+            missing = [entry.missing(_correction(parts, entry)) for entry, _ in lives]
+            parts = add_unnamed(hits, parts, missing)
         return hits, parts
+
+    @staticmethod
+    def _learn_writers(parts: list[Rows]) -> None:
+        """Tell the handler which instructions only write: watches for reads pass them over from now on."""
+        for part in parts:
+            if part.life.mode == "r" and part.life.until is None:
+                for site in {place.site for place in part.places}:
+                    if (site.access, site.confidence) == ("write", "exact") and site.pc not in _writers:
+                        _writers.add(site.pc)
+                        lib.hww_writer_add(site.pc)
 
     def tally(self, watch: Watch) -> Tally:
         """Hits of one watch in numbers, over all its armings."""
-        parts = [self._tally(number) for number, entry in enumerate(self.entries) if entry.watch is watch]
-        return sum(parts, Tally())
+        return sum((self._tally(entry) for entry in self.entries if entry.watch is watch), Tally())
 
-    def _tally(self, number: int) -> Tally:
-        entry = self.entries[number]
+    def _tally(self, entry: Entry) -> Tally:
         deadline = time.monotonic() + _IN_FLIGHT
         while True:
             figures = entry.figures()
             correction: tuple[int, ...] = ()
+            filtered = figures.filtered - entry.filtered_before
             alone = len(self.entries) == 1 or not any(entry.missing())
-            if entry.life.plain and not figures.inferred and alone:
-                hits, filtered = figures.recorded - entry.released, 0
+            if entry.plain and not figures.inferred and alone:
+                hits = figures.recorded - entry.released
             else:
-                rows = self.attributed()[1][number]
-                hits, filtered, correction = len(rows.record), rows.filtered, rows.correction
+                rows = [part for part in self.attributed()[1] if part.life in entry.lives]
+                hits = sum(len(part.record) for part in rows)
+                filtered += sum(part.filtered for part in rows)
+                correction = _correction(rows, entry)
             lost = sum(max(0, value) for value in entry.missing(correction))
             if not lost or entry.final or time.monotonic() > deadline:
                 return Tally(hits, hits + filtered + lost, lost, filtered, figures.late)
@@ -171,22 +214,23 @@ class Ledger:
 
     def clear(self, keep: set[int]) -> None:
         """Forget all complete records, and closed entries of watches that are not in `keep` (ids)."""
-        from hwwatch.attribution import split
-
         if self._ring is None:
             return
-        hits = self._ring.read(self.start)
-        mine = split(hits, [entry.life for entry in self.entries])
+        hits, parts = self.attributed()
         for entry in self.entries:
-            rows = mine[entry.life]
-            before = entry.lost_before or (0,) * len(entry.life.pieces)
-            entry.lost_before = tuple(a + b for a, b in zip(before, entry.missing(), strict=True))
-            entry.released += len(rows)
-            if len(rows):
-                entry.initial = hits.new[rows[-1]].tobytes()
-        if len(hits):
-            extended = hits.records["flags"][-1] & lib.HWW_HIT_EXTENDED
-            self.start = int(hits.positions[-1]) + (2 if extended else 1)
+            rows = [part for part in parts if part.life in entry.lives]
+            before = entry.lost_before or (0,) * len(entry.lives[0].pieces)
+            missing = entry.missing(_correction(rows, entry))
+            entry.lost_before = tuple(
+                a + b + c for a, b, c in zip(before, missing, _correction(rows, entry), strict=True)
+            )
+            entry.filtered_before = entry.figures().filtered
+            entry.released += sum(part.records for part in rows)
+            for part in rows:
+                if len(part.record):
+                    part.life.initial = hits.new[part.record[-1]].tobytes()
+            entry.lives = [life for life in entry.lives if life.until is None] or entry.lives[-1:]
+        self.start = self.end(hits, self.start)
         self.entries = [entry for entry in self.entries if entry.final is None or entry.watch.id in keep]
 
     def release(self, position: int) -> None:
@@ -210,8 +254,29 @@ def padding(place: Target) -> tuple[Leaf, ...]:
     return tuple(gaps)
 
 
-def _initial(armed: Armed) -> bytes:
-    """The snapshot taken when it was armed: the pieces' bytes one after the other."""
-    values: Any = native.shared().watches[armed.index].initial
-    pieces = enumerate(armed.request.pieces)
-    return b"".join(int(values[i]).to_bytes(8, "little")[: piece.nbytes] for i, piece in pieces)
+def _life(watch: Watch, armed: Armed, since: int, initial: bytes) -> Life:
+    from hwwatch.attribution import Life, leaf_offsets
+
+    leaves = watch.target.leaves + padding(watch.target)
+    pieces = tuple(armed.request.pieces)
+    return Life(
+        armed.index,
+        armed.generation,
+        watch.id,
+        armed.request.mode,
+        pieces,
+        leaves,
+        leaf_offsets(pieces, leaves),
+        since,
+        initial,
+        conditional=watch.when is not None,
+    )
+
+
+def _correction(parts: Sequence[Rows], entry: Entry) -> tuple[int, ...]:
+    """By piece: what the decoded instructions add to the handler's account."""
+    total = (0,) * len(entry.lives[0].pieces)
+    for part in parts:
+        if part.life in entry.lives:
+            total = tuple(a + b for a, b in zip(total, part.correction, strict=True))
+    return total

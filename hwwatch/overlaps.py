@@ -22,8 +22,6 @@ def add_unnamed(
     hits: Hits,
     parts: Sequence[Rows],
     missing: Sequence[Sequence[int]],
-    initial: Sequence[NDArray[np.uint8]],
-    until: Sequence[int | None],
 ) -> list[Rows]:
     """`parts` with the hits that no signal named and no change gave away.
 
@@ -33,17 +31,15 @@ def add_unnamed(
     parts : sequence of Rows
         One for each life.
     missing : by life, by piece
-        Counts for which there is no record. Never more than these are added.
-    initial : by life, (32,) uint8
-        Snapshot before its first record.
-    until : by life
-        When it was disarmed (ns, CLOCK_MONOTONIC), or None.
+        Counts for which there is no record. Never more than these are added. Nothing is added where a
+        condition was to decide: the handler has not asked it.
     """
     out = list(parts)
     for number, part in enumerate(parts):
-        if part.life.mode == "x" or not any(value > 0 for value in missing[number]):
+        life = part.life
+        if life.mode == "x" or life.conditional or not any(value > 0 for value in missing[number]):
             continue
-        candidates = [_reaching(hits, other, part, until[number]) for other in parts if other is not part]
+        candidates = [_reaching(hits, other, part) for other in parts if other is not part]
         found = [item for item in candidates if len(item[0])]
         if not found:
             continue
@@ -61,12 +57,12 @@ def add_unnamed(
         if (counts > np.maximum(missing[number], 0)).any():
             continue  # more than the CPU counted: the reach was an upper bound (a masked store)
         others = [item[3] for item in found]
-        out[number] = _with(hits, part, record, leaves, source, others, initial[number], counts)
+        out[number] = _with(hits, part, record, leaves, source, others, counts)
     return out
 
 
 def _reaching(
-    hits: Hits, other: Rows, part: Rows, until: int | None
+    hits: Hits, other: Rows, part: Rows
 ) -> tuple[Indices, NDArray[np.bool_], NDArray[np.bool_], Rows]:
     """Records of `other` whose instruction reached `part`'s bytes, which has no record of that trap."""
     record, first = np.unique(other.record, return_index=True)
@@ -75,8 +71,8 @@ def _reaching(
     times = hits.records["time"][record]
     known &= pieces.any(axis=1) & (times >= np.uint64(part.life.since))
     known &= (hits.records["flags"][record] & np.uint32(lib.HWW_HIT_LATE | lib.HWW_HIT_KERNEL)) == 0
-    if until is not None:
-        known &= times <= np.uint64(until)
+    if part.life.until is not None:
+        known &= times <= np.uint64(part.life.until)
     known &= ~np.isin(_trap_keys(hits, record), _trap_keys(hits, part.record))
     return record[known], leaves[known], pieces[known], other
 
@@ -94,7 +90,6 @@ def _with(
     leaves: NDArray[np.bool_],
     source: Indices,
     others: list[Rows],
-    initial: NDArray[np.uint8],
     counts: NDArray[np.int64],
 ) -> Rows:
     """`part` and a row for each leaf that the added records touched; old and new are the same."""
@@ -102,7 +97,7 @@ def _with(
     values = np.zeros((len(which), 32), np.uint8)
     for i, (row, number) in enumerate(zip(which.tolist(), leaf.tolist(), strict=True)):
         size = part.life.leaves[number].dtype.itemsize
-        values[i, :size] = _value_before(part, number, int(record[row]), initial)[:size]
+        values[i, :size] = _value_before(part, number, int(record[row]))[:size]
     first = np.cumsum([len(part.places)] + [len(other.places) for other in others])
     place = np.zeros(len(which), np.int64)
     for i, row in enumerate(which.tolist()):
@@ -136,9 +131,10 @@ def _with(
     )
 
 
-def _value_before(part: Rows, leaf: int, record: int, initial: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _value_before(part: Rows, leaf: int, record: int) -> NDArray[np.uint8]:
     """A leaf's bytes just before a record: what its last row left, else what it was when armed."""
     earlier = np.flatnonzero((part.leaf == leaf) & (part.record < record))
     if len(earlier):
         return np.asarray(part.new[earlier[-1]])
-    return np.asarray(initial[part.life.offsets[leaf] :])
+    initial = np.frombuffer(part.life.initial.ljust(32, b"\0"), np.uint8)
+    return initial[part.life.offsets[leaf] :]

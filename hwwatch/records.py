@@ -100,7 +100,7 @@ class Hits:
         sources = self.extension_of if rows is None else self.extension_of[rows]
         count, inline = len(records), lib.HWW_INLINE_REGISTERS
         out = np.zeros((count, lib.HWW_REGISTERS), np.uint64)
-        if not count:
+        if not count or not len(self.extension):
             return out
         full = self.extension[np.maximum(sources, 0)]
         out[:, :inline] = full["first"]
@@ -122,6 +122,8 @@ class Hits:
 
 
 _EXTENSION = np.dtype([("position", "u8"), ("first", "u8", (7,)), ("rest", "u8", (9,))])
+#: Extended records that were released while later ones, perhaps of another session, still refer to them.
+_kept: NDArray[np.void] = np.zeros(0, _EXTENSION)
 
 
 class Ring:
@@ -192,6 +194,7 @@ class Ring:
         extension["first"] = records["values"][extended]
         extension["rest"] = rest["values"]
         wanted = positions[rows] - records["base"].astype(np.uint64)
+        extension = np.concatenate([self._earlier(wanted[wanted < start]), extension])
         at = np.searchsorted(extension["position"], wanted)
         known = at < len(extension)
         known[known] = extension["position"][at[known]] == wanted[known]
@@ -205,11 +208,31 @@ class Ring:
             len(self._torn),
         )
 
+    def _earlier(self, wanted: NDArray[np.uint64]) -> NDArray[np.void]:
+        """Extended records before those that are read, ascending: the ring and its bases serve all sessions."""
+        out = _kept[np.isin(_kept["position"], wanted)]
+        inside = np.unique(wanted[wanted >= self.start])
+        if not len(inside):
+            return out
+        size = len(self._slots)
+        heads = self._slots[(inside % np.uint64(size)).astype(np.int64)]
+        rest = self._slots[((inside + np.uint64(1)) % np.uint64(size)).astype(np.int64)].view(EXTENSION)
+        found = np.zeros(len(inside), _EXTENSION)
+        found["position"], found["first"], found["rest"] = inside, heads["values"], rest["values"]
+        lap = (inside // np.uint64(size)).astype(np.uint32) << np.uint32(lib.HWW_TAG_LAP_SHIFT)
+        valid = heads["tag"] == lap | np.uint32(_COMMITTED | lib.HWW_TAG_EXTENSION)
+        return np.concatenate([out, found[valid & (inside >= self.start)]])
+
     def release_to(self, end: int) -> None:
         """Forget the complete records before position `end` and give their memory back."""
+        global _kept
         end = min(end, self.committed())
+        later = self.read(end)
+        wanted = later.positions - later.records["base"].astype(np.uint64)
+        earlier = self._earlier(wanted[wanted < end])
         with self._lock:
             if end > self.start:
+                _kept = earlier
                 lib.hww_ring_release(end)
             self._torn = {position: n for position, n in self._torn.items() if position >= end}
 

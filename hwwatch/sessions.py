@@ -11,12 +11,11 @@ import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from hwwatch import interpreter, native
+from hwwatch import interpreter, native, safepoints
 from hwwatch.arming import (
     SLOTS,
     check_frames,
     check_mode,
-    check_options,
     is_shared,
     kernel_note,
     no_slot,
@@ -28,14 +27,17 @@ from hwwatch.coverages import Coverage, Tally, WatchCoverage, threads
 from hwwatch.errors import HwwatchError, NoSlotError, NotSupported, PermissionRefused, TargetError
 from hwwatch.ledgers import Ledger
 from hwwatch.native import lib
+from hwwatch.policies import resolve
+from hwwatch.quiet import QuietLock
 from hwwatch.records import clock_offset
+from hwwatch.settings import check_limit, check_on_hit, compile_for, settings_of, wanted_bytes
 from hwwatch.types import ArmRequest, Backend, Policy
 from hwwatch.watchpoints import Watch
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_HARDWARE_MODE = {"w": "w", "rw": "rw", "r": "rw", "x": "x"}
+_UNCHANGED: Any = object()
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
@@ -54,10 +56,11 @@ class Session:
     def __init__(self, name: str = "session", *, backend: str = "auto") -> None:
         self.name = name
         self._backend = backend
-        self._lock = threading.RLock()
+        self._lock = QuietLock()
         self._watches: dict[int, Watch] = {}
         self._next = 1
         self._ledger = Ledger()
+        self._delivered = 0  # ring position up to which on_hit has been called
         self._clock = clock_offset()
         _sessions.add(self)
 
@@ -91,8 +94,9 @@ class Session:
     ) -> Watch:
         """Watch a place in memory; see `hwwatch.watch`."""
         check_mode(mode)
-        check_options(policy=policy, when=when, limit=limit, on_hit=on_hit)
         check_frames(stack)
+        check_limit(limit)
+        check_on_hit(on_hit)
         if kernel not in (True, False, "auto"):
             raise TargetError(f'kernel={kernel!r} is none of True, False, "auto".', slug="kernel")
         place = place_of(target, mode, nbytes, name)
@@ -110,6 +114,7 @@ class Session:
                 kernel=kernel,
                 follow_fork=follow_fork,
             )
+            self._prepare(watch, policy, when, limit, on_hit)
             self._arm(watch, self._backend if backend == "auto" else backend)
             self._watches[watch.id] = watch
             self._next += 1
@@ -130,24 +135,64 @@ class Session:
             return name
         return next(f"{name} ({n})" for n in range(2, len(taken) + 3) if f"{name} ({n})" not in taken)
 
+    def _prepare(self, watch: Watch, policy: Policy, when: str | None, limit: int | None, on_hit: Any) -> Any:
+        """Settings for these options, once all of them are found right; only then the watch has them."""
+        resolved = resolve(policy, watch.target, watch.mode)
+        condition = compile_for(watch, when, watch.mode)
+        if on_hit is not None:
+            safepoints.install()
+            interpreter.notify_with(safepoints.number())
+            safepoints.subscribe(self._deliver)
+        elif watch.mode == "r":
+            self._learn_in_background()
+        watch._policy, watch._when, watch._limit, watch._on_hit = policy, when, limit, on_hit
+        return settings_of(watch, resolved, condition, limit, on_hit is not None)
+
+    def _learn_in_background(self) -> None:
+        # A watch for reads decodes its writers at safe points; without them, when somebody asks.
+        with contextlib.suppress(NotSupported):
+            safepoints.install()
+            interpreter.notify_with(safepoints.number())
+            safepoints.subscribe(self._deliver)
+
     def _arm(self, watch: Watch, backend_name: str) -> None:
+        self._reap()
         backend, reason = select(backend_name)
         free = backend.slots_free()
         if len(watch.pieces) > free:
             raise no_slot(watch, free, armed_watches())
-        hardware = _HARDWARE_MODE[watch.mode]
-        kernel = _prove(backend, hardware, watch)
+        settings = self._prepare(watch, watch._policy, watch._when, watch._limit, watch._on_hit)
+        kernel = _prove(backend, watch)
         watch.last_test = f"self-test passed at {time.strftime('%H:%M:%S')}"
         watch.kernel_note = kernel_note(watch, kernel, backend.name)
         request = ArmRequest(
-            watch.pieces, hardware, watch.frames, kernel, watch.follow_fork, is_shared(watch.target)
+            watch.pieces,
+            [wanted_bytes(piece, watch.target.ranges) for piece in watch.pieces],
+            watch.mode,
+            watch.frames,
+            kernel,
+            watch.follow_fork,
+            is_shared(watch.target),
+            settings,
         )
         self._ledger.ring()
+        watch.backend = f"{backend.name} ({reason})"
+        watch._enabled = True
         since = time.monotonic_ns()
         watch._armed = backend.arm(request)
         self._ledger.open(watch, backend, watch._armed, since)
-        watch._enabled = True
-        watch.backend = f"{backend.name} ({reason})"
+
+    def _reap(self) -> None:
+        """Close the books on watches that their handler has ended at a limit."""
+        for watch in self._watches.values():
+            self._is_armed(watch)
+
+    def _is_armed(self, watch: Watch) -> bool:
+        armed = watch._armed
+        if armed is None or self._backend_of(watch).alive(armed):
+            return armed is not None
+        self._disarm(watch)
+        return False
 
     def _backend_of(self, watch: Watch) -> Any:
         return select(watch.backend.partition(" ")[0]).backend
@@ -155,9 +200,10 @@ class Session:
     def _disarm(self, watch: Watch) -> None:
         with self._lock:
             armed, watch._armed = watch._armed, None
-            if armed is not None:
-                self._backend_of(watch).disarm(armed)
-                self._ledger.close(watch)
+            if armed is None:
+                return
+            self._backend_of(watch).disarm(armed)
+            self._ledger.close(watch)
 
     def _set_mode(self, watch: Watch, mode: str) -> None:
         check_mode(mode)
@@ -171,20 +217,70 @@ class Session:
                     hint=f"Make a new watch: `hwwatch.watch(…, {mode!r})`.",
                     slug="mode",
                 )
-            before, was_armed = watch._mode, watch.armed
-            self._disarm(watch)
+            resolve(watch._policy, watch.target, mode)
+            compile_for(watch, watch._when, mode)
             watch._mode = mode
-            if was_armed:
+            if watch.armed and watch._armed is not None:
+                watch._armed = self._backend_of(watch).modify(watch._armed, mode)
+                self._ledger.change(watch, watch._armed)
+                watch.kernel_note = kernel_note(watch, watch._armed.request.kernel, watch.backend)
+                if mode == "r":
+                    self._learn_in_background()
+
+    def _set_options(
+        self,
+        watch: Watch,
+        *,
+        policy: Any = _UNCHANGED,
+        when: Any = _UNCHANGED,
+        limit: Any = _UNCHANGED,
+        on_hit: Any = _UNCHANGED,
+    ) -> None:
+        """Change options of a watch, armed or not; refused ones leave it as it was."""
+        with self._lock:
+            policy = watch._policy if policy is _UNCHANGED else policy
+            when = watch._when if when is _UNCHANGED else when
+            limit = watch._limit if limit is _UNCHANGED else limit
+            on_hit = watch._on_hit if on_hit is _UNCHANGED else on_hit
+            check_limit(limit)
+            check_on_hit(on_hit)
+            settings = self._prepare(watch, policy, when, limit, on_hit)
+            if watch.armed and watch._armed is not None:
+                self._backend_of(watch).configure(watch._armed, settings)
+                self._ledger.set_conditional(watch, when is not None)
+
+    def _deliver(self) -> list[Watch]:
+        """At a safe point: call `on_hit` with the new hits; returns the watches that want the debugger."""
+        from hwwatch.timelines import build
+
+        with self._lock:
+            hits, parts = self._ledger.attributed(self._delivered)
+            self._delivered = self._ledger.end(hits, self._delivered)
+            waiting = {watch.id: watch for watch in self._watches.values() if watch._on_hit is not None}
+            watches = [watch for watch in waiting.values() if watch._on_hit != "break"]
+            counts = {watch.id: 0 for watch in waiting.values()}
+            for part in parts:
+                if part.life.watch in counts:
+                    counts[part.life.watch] += len(part.record)
+            called = [watch for watch in watches if counts[watch.id]]
+            frame = build(hits, parts, called, self._clock, {}) if called else None
+        names = {watch.name: watch for watch in called}
+        for hit in frame.itertuples(index=False, name="Hit") if frame is not None else ():
+            watch = names[str(hit.watch)]
+            if callable(watch._on_hit):
                 try:
-                    self._arm(watch, watch.backend.partition(" ")[0])
-                except HwwatchError:
-                    watch._mode = before
-                    self._arm(watch, watch.backend.partition(" ")[0])
-                    raise
+                    watch._on_hit(hit)
+                except Exception as error:
+                    watch.errors.append(error)
+                    safepoints.show_error()
+        with self._lock:  # hits that the callbacks made are recorded, not delivered
+            if called:
+                self._delivered = max(self._delivered, self._ledger.ring().committed())
+        return [watch for watch in waiting.values() if watch._on_hit == "break" and counts[watch.id]]
 
     def _set_enabled(self, watch: Watch, on: bool) -> None:
         with self._lock:
-            if watch._armed is None:
+            if not watch.armed or watch._armed is None:
                 if on:
                     self._arm(watch, watch.backend.partition(" ")[0])
                 return
@@ -194,7 +290,7 @@ class Session:
     def _verify(self, watch: Watch) -> bool:
         with self._lock:
             stamp = time.strftime("%H:%M:%S")
-            if watch._armed is None:
+            if not watch.armed or watch._armed is None:
                 watch.last_test = f"self-test at {stamp}: not armed"
                 return False
             request = watch._armed.request
@@ -253,7 +349,7 @@ class Session:
             watches = self._choose(which)
             hits, rows = self._ledger.attributed()
             coverage = self.coverage().to_dict()
-        return build(hits, rows, watches, self._clock, coverage, stack=stack, registers=registers)
+            return build(hits, rows, watches, self._clock, coverage, stack=stack, registers=registers)
 
     def _choose(self, which: tuple[Watch | int | str, ...]) -> list[Watch]:
         # Watches that were let go still have hits, and may be asked for.
@@ -326,26 +422,27 @@ class Session:
             for watch in list(self._watches.values()):
                 self._disarm(watch)
             self._watches.clear()
+        safepoints.unsubscribe(self._deliver)
         release_signals()
 
     def _forget_parent(self) -> None:
         # In a forked child: the events belong to the parent.
-        self._lock = threading.RLock()
+        self._lock = QuietLock()
         for watch in self._watches.values():
             watch._armed = None
 
 
-def _prove(backend: Backend, hardware: str, watch: Watch) -> bool:
+def _prove(backend: Backend, watch: Watch) -> bool:
     """Show by a test access that such a watch traps; returns whether kernel accesses can be included."""
     nbytes = watch.pieces[0].nbytes
-    if watch.kernel is not False and hardware != "x":
+    if watch.kernel is not False and watch.mode != "x":
         try:
-            backend.canary(hardware, nbytes, True)
+            backend.canary(watch.mode, nbytes, True)
             return True
         except (PermissionRefused, NotSupported):
             if watch.kernel is True:
                 raise
-    backend.canary(hardware, nbytes, False)
+    backend.canary(watch.mode, nbytes, False)
     return False
 
 
@@ -378,6 +475,7 @@ def release_signals() -> None:
     # A SIGTRAP that still waits in a thread would kill the process if it met the default action.
     if not any(thread.pending_sigtrap for thread in threads()):
         native.check(lib.hww_trap_close(), "restoring the SIGTRAP handler")
+        safepoints.uninstall()
 
 
 def _close_all() -> None:

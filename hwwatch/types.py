@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 if TYPE_CHECKING:
     from hwwatch.targets.model import Piece
@@ -40,8 +40,9 @@ class ArmRequest:
     ----------
     pieces : sequence of Piece
         1 to 4, ascending.
-    mode : {"w", "rw", "x"}
-        As the hardware knows it: "r" has become "rw".
+    wanted : sequence of int
+        For each piece which of its bytes are watched, as bits; the others are neighbours.
+    mode : {"w", "rw", "r", "x"}
     frames : int
         Python frames wanted a hit.
     kernel : bool
@@ -50,14 +51,18 @@ class ArmRequest:
         Forked children inherit.
     shared : bool
         The bytes lie in a mapping that other processes share.
+    settings : struct hww_settings *
+        Policy, condition, limit.
     """
 
     pieces: Sequence[Piece]
+    wanted: Sequence[int]
     mode: str
     frames: int
     kernel: bool
     follow_fork: bool
     shared: bool
+    settings: Any
 
 
 @dataclass
@@ -92,6 +97,15 @@ class Backend(Protocol):
 
     def enable(self, armed: Armed, on: bool) -> None:
         """Pause or resume; slots stay taken."""
+
+    def configure(self, armed: Armed, settings: Any) -> None:
+        """Put a new ``struct hww_settings *`` in force, in all threads and children at once."""
+
+    def modify(self, armed: Armed, mode: str) -> Armed:
+        """Change the mode of a data watch without a moment in which nothing is seen."""
+
+    def alive(self, armed: Armed) -> bool:
+        """False once it was disarmed, here or by the handler at its limit."""
 
     def counts(self, armed: Armed) -> tuple[int, ...]:
         """Accesses counted by the kernel or CPU so far, for each piece."""

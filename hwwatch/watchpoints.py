@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwwatch.arming import check_options
+from hwwatch.policies import describe
 from hwwatch.targets.model import Piece, Target
 from hwwatch.types import Armed, Policy
 
@@ -60,11 +61,16 @@ class Watch:
         self.kernel = kernel
         self.backend = ""
         self._mode = mode
-        self._policy = policy
+        self._policy: Policy = policy
+        self._when: str | None = None
+        self._limit: int | None = None
+        self._on_hit: Callable[[Any], object] | str | None = None
         self._armed: Armed | None = None
         self._enabled = True
         self.kernel_note = ""
         self.last_test = ""
+        #: Exceptions that `on_hit` has raised, shown when they came.
+        self.errors: list[BaseException] = []
 
     # what it watches
 
@@ -101,31 +107,39 @@ class Watch:
 
     @property
     def policy(self) -> Policy:
-        """What the handler does before the thread goes on."""
+        """What the handler does before the thread goes on; may be set while armed."""
         return self._policy
 
     @policy.setter
     def policy(self, policy: Policy) -> None:
-        check_options(policy=policy)
-        self._policy = policy
+        self._session._set_options(self, policy=policy)
 
     @property
     def when(self) -> str | None:
-        """Condition on which a hit is recorded; None: always."""
-        return None
+        """Condition on which a hit is recorded; None: always. May be set while armed."""
+        return self._when
 
     @when.setter
     def when(self, condition: str | None) -> None:
-        check_options(when=condition)
+        self._session._set_options(self, when=condition)
 
     @property
     def limit(self) -> int | None:
-        """Recorded hits after which the watch disarms itself; None: never."""
-        return None
+        """Recorded hits after which the watch disarms itself; None: never. May be set while armed."""
+        return self._limit
 
     @limit.setter
     def limit(self, limit: int | None) -> None:
-        check_options(limit=limit)
+        self._session._set_options(self, limit=limit)
+
+    @property
+    def on_hit(self) -> Callable[[Any], object] | str | None:
+        """Called with each hit at the main thread's next safe point; "break": enter the debugger there."""
+        return self._on_hit
+
+    @on_hit.setter
+    def on_hit(self, on_hit: Callable[[Any], object] | str | None) -> None:
+        self._session._set_options(self, on_hit=on_hit)
 
     @property
     def enabled(self) -> bool:
@@ -138,8 +152,8 @@ class Watch:
 
     @property
     def armed(self) -> bool:
-        """Whether debug registers are programmed for it."""
-        return self._armed is not None
+        """Whether debug registers are programmed for it; False once a limit was reached."""
+        return self._session._is_armed(self)
 
     # what was seen
 
@@ -189,10 +203,12 @@ class Watch:
     def __repr__(self) -> str:
         tally = self._session._tally(self)
         lost = f", {tally.lost} lost" if tally.lost else ""
+        when = f", when {self._when}" if self._when else ""
+        limit = f", limit {self._limit}" if self._limit else ""
         note = f", {self.target.note}" if self.target.note else ""
         return (
             f"<Watch {self.id} {self.name!r} {self._mode} {self.nbytes} bytes at {self.address:#x} "
-            f"({self.dtype}), policy {self._policy}, {self._state()}, {self.slots} "
+            f"({self.dtype}), policy {describe(self._policy)}{when}{limit}, {self._state()}, {self.slots} "
             f"slot{'s' if self.slots != 1 else ''}, backend {self.backend}: {tally.hits} hits{lost}{note}>"
         )
 

@@ -36,6 +36,46 @@ static inline void hww_arch_context(ucontext_t *context, uint64_t pc, const uint
     context->uc_mcontext.gregs[REG_RIP] = (greg_t)pc;
 }
 
+static inline uint64_t hww_arch_pc(const ucontext_t *context)
+{
+    return (uint64_t)context->uc_mcontext.gregs[REG_RIP];
+}
+
+static inline uint64_t hww_arch_stack(const ucontext_t *context)
+{
+    return (uint64_t)context->uc_mcontext.gregs[REG_RSP];
+}
+
+/* Go on elsewhere. The kernel has set the resume flag so that the instruction under an execute breakpoint can
+ * run; it must not also cover up a breakpoint at the new place (Intel SDM vol. 3B, 18.3.1.1). */
+static inline void hww_arch_go(ucontext_t *context, uint64_t pc)
+{
+    context->uc_mcontext.gregs[REG_RIP] = (greg_t)pc;
+    context->uc_mcontext.gregs[REG_EFL] &= ~0x10000ll;
+}
+
+/* Return from a function at whose entry the thread stands (System V ABI: rax or xmm0). */
+static inline void hww_arch_return(ucontext_t *context, uint64_t pc, uint64_t stack, uint64_t value,
+                                   uint32_t float_size)
+{
+    hww_arch_go(context, pc);
+    context->uc_mcontext.gregs[REG_RSP] = (greg_t)stack;
+    if (float_size && context->uc_mcontext.fpregs)
+        memcpy(&context->uc_mcontext.fpregs->_xmm[0], &value, float_size);
+    else
+        context->uc_mcontext.gregs[REG_RAX] = (greg_t)value;
+}
+
+/* Low halves of xmm0 to xmm7: the floating-point arguments at a function's entry. */
+static inline void hww_arch_arguments(const ucontext_t *context, uint64_t out[8])
+{
+    for (int i = 0; i < 8; i++) {
+        out[i] = 0;
+        if (context->uc_mcontext.fpregs)
+            memcpy(&out[i], &context->uc_mcontext.fpregs->_xmm[i], 8);
+    }
+}
+
 /* An access by the kernel is reported when the system call returns: pc stands behind `syscall` (0f 05). */
 static inline int hww_arch_after_syscall(uint64_t pc)
 {

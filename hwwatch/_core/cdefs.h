@@ -34,10 +34,15 @@
 #define HWW_HIT_NO_STACK 64    /* Python runs on the thread, but its frames could not be walked or stored */
 #define HWW_HIT_EXECUTE 128
 #define HWW_HIT_TRUNCATED 256 /* the call stack is deeper than what was asked for */
+#define HWW_HIT_REFUSED 512   /* the policy could not be carried out: see hww_record.action for what was */
+
+#define HWW_MAX_LEAVES 32
+#define HWW_MAX_OPERATIONS 64
+#define HWW_STACK_DEPTH 16
 
 enum hww_watch_state { HWW_FREE, HWW_CLAIMED, HWW_ARMED, HWW_RETIRED };
 
-enum hww_mode { HWW_WRITE, HWW_READWRITE, HWW_EXECUTE };
+enum hww_mode { HWW_WRITE, HWW_READWRITE, HWW_EXECUTE, HWW_READ };
 
 /* Whose SIGTRAP handler is in place. */
 enum hww_owner { HWW_OWNER_NONE, HWW_OWNER_US, HWW_OWNER_OTHER };
@@ -72,12 +77,96 @@ struct hww_extension {
     uint64_t new_bytes[3];
 };
 
-enum hww_action { HWW_CONTINUED };
+/* What was done before the thread went on. */
+enum hww_action { HWW_CONTINUED, HWW_SKIPPED, HWW_RETURNED, HWW_JUMPED, HWW_NATIVE };
+
+/* What is to be done. */
+enum hww_policy { HWW_CONTINUE, HWW_SKIP, HWW_RETURN, HWW_GOTO, HWW_CALL };
+
+/* How a condition reads the bytes of a value. */
+enum hww_value { HWW_VALUE_NONE, HWW_VALUE_BOOL, HWW_VALUE_SIGNED, HWW_VALUE_UNSIGNED, HWW_VALUE_FLOAT };
+
+/* A condition is a program for a stack of typed values; the compiler (hwwatch/conditions.py) has checked all
+ * types, so the machine does not. _I works on integers (128 bits, exact), _F on doubles, _M compares an
+ * integer (below) with a double (top), exactly. Comparisons and tests leave the integer 0 or 1. */
+enum hww_operation_code {
+    HWW_OP_INT,   /* push operand as int64 */
+    HWW_OP_UINT,  /* push operand as uint64 */
+    HWW_OP_FLOAT, /* push operand as double */
+    HWW_OP_OLD,   /* push the value before; integer or double as value_kind says */
+    HWW_OP_NEW,   /* push the value after */
+    HWW_OP_CHANGED /* push: bytes differ */,
+    HWW_OP_HITS,     /* push: hits of this watch so far, this one included */
+    HWW_OP_THREAD,   /* push: kernel thread id */
+    HWW_OP_TO_FLOAT, /* integer -> double */
+    HWW_OP_ADD_I,
+    HWW_OP_SUB_I,
+    HWW_OP_MUL_I,
+    HWW_OP_DIV_I, /* floor, as Python's //; the divisor is a constant other than 0 */
+    HWW_OP_MOD_I, /* sign of the divisor, as Python's % */
+    HWW_OP_NEG_I,
+    HWW_OP_ABS_I,
+    HWW_OP_ADD_F,
+    HWW_OP_SUB_F,
+    HWW_OP_MUL_F,
+    HWW_OP_DIV_F, /* IEEE: x/0 is an infinity or nan */
+    HWW_OP_NEG_F,
+    HWW_OP_ABS_F,
+    HWW_OP_ISNAN,
+    HWW_OP_ISINF,
+    HWW_OP_LT_I,
+    HWW_OP_LE_I,
+    HWW_OP_EQ_I,
+    HWW_OP_LT_F,
+    HWW_OP_LE_F,
+    HWW_OP_EQ_F,
+    HWW_OP_LT_M, /* integer < double */
+    HWW_OP_GT_M, /* integer > double */
+    HWW_OP_EQ_M,
+    HWW_OP_SWAP, /* the two topmost */
+    HWW_OP_AND,
+    HWW_OP_OR,
+    HWW_OP_NOT
+};
+
+struct hww_operation {
+    uint32_t code;
+    uint32_t reserved;
+    uint64_t operand;
+};
+
+/* A value inside the snapshot. */
+struct hww_leaf {
+    uint8_t offset;
+    uint8_t size; /* bytes */
+    uint16_t reserved;
+};
+
+/* All that may change while a watch is armed. A change makes a new one, in the arena; the watch points to it
+ * with a single store, so that no handler ever sees half a change. */
+struct hww_settings {
+    uint64_t hash;
+    uint32_t kind;   /* 3 */
+    uint32_t policy; /* enum hww_policy */
+    uint64_t value;  /* RETURN: bits to return; GOTO: address; CALL: int (*)(hwwatch_hit *, ucontext_t *) */
+    uint32_t return_float; /* RETURN: 0 in rax; 4, 8: float, double in xmm0 */
+    uint32_t code_size;    /* execute: bytes of the instruction, 0: unknown, cannot be skipped */
+    uint8_t code[16];      /* execute: the instruction when it was armed */
+    uint64_t limit;        /* disarm after so many records; 0: never */
+    uint32_t notify;       /* wake the main thread for each record */
+    uint32_t value_kind;   /* enum hww_value of all leaves */
+    uint32_t swapped;      /* big-endian */
+    uint32_t nleaves;
+    struct hww_leaf leaves[32];
+    uint32_t noperations; /* 0: no condition */
+    uint32_t reserved;
+    struct hww_operation operations[64];
+};
 
 struct hww_piece {
     uint64_t address;
     uint32_t nbytes; /* 1, 2, 4, 8 */
-    uint32_t reserved;
+    uint32_t wanted; /* bit b: byte b is watched; the others are neighbours that the piece also covers */
 };
 
 struct hww_watch {
@@ -88,10 +177,15 @@ struct hww_watch {
     uint32_t npieces;    /* [arm] */
     uint32_t nframes;    /* [arm] Python frames wanted a hit */
     uint32_t shared;     /* [arm] the bytes are in a shared mapping: so is their last snapshot */
-    uint32_t reserved;
+    uint32_t settings;   /* [arm] arena id of a hww_settings; 0: none */
+    uint32_t modified;   /* [arm] this generation took the events over from the one before */
+    uint32_t follow;     /* [arm] forked children of an execute watch arm themselves */
     struct hww_piece pieces[4];
     uint64_t initial[4];   /* [arm] value of each piece when it was armed */
     uint64_t snapshot[4];  /* [trap] last value of each piece, for shared mappings */
+    uint64_t seen;         /* [trap] hits, whatever became of them */
+    uint64_t tickets;      /* [trap] hits that passed the condition: the limit counts these */
+    uint64_t filtered;     /* [trap] hits left out: by the condition, as known writes, after the limit */
     uint64_t recorded;     /* [trap] records written */
     uint64_t dropped;      /* [trap] hits for which the ring had no room */
     uint64_t late;         /* [trap] records flagged HWW_HIT_LATE */
@@ -99,6 +193,12 @@ struct hww_watch {
     uint64_t accounted[4]; /* [trap] by piece: kernel counts that records stand for */
     uint64_t nested[4];    /* [trap] by piece: traps that the handler itself caused */
     uint64_t retired[4];   /* [arm] by piece: final counts of events closed so far */
+};
+
+/* A pc behind an instruction that only writes; the bytes before it must still be the same. */
+struct hww_writer {
+    uint64_t pc;   /* 0: free */
+    uint64_t code; /* the 8 bytes before pc */
 };
 
 struct hww_shared {
@@ -111,7 +211,8 @@ struct hww_shared {
     uint64_t arena_used; /* [trap] bytes */
     uint64_t stale;      /* [trap] hits of a generation that is gone */
     uint64_t forwarded;  /* [trap] SIGTRAPs that were not ours */
-    uint64_t faults;     /* [trap] faults caught while reading frames or bytes */
+    uint64_t faults;     /* [trap] faults caught while reading frames or bytes, or in a native policy */
+    struct hww_writer writers[4096]; /* [read] instructions known to write only, by hash of pc */
     struct hww_watch watches[64];
 };
 
@@ -198,6 +299,7 @@ int hww_ring_release(uint64_t to);
 /* frames.c */
 void hww_frames_configure(const struct hww_python *layout);
 uint32_t hww_frames_here(uint32_t nframes);
+void hww_notify_configure(uint64_t set_interrupt, uint32_t number);
 
 /* trap.c */
 int hww_trap_open(void);
@@ -206,6 +308,16 @@ int hww_trap_owner(void);
 uint64_t hww_trap_cookie(uint32_t watch, uint32_t piece);
 int hww_trap_simulate(uint64_t cookie, uint32_t flags, uint64_t pc, const uint64_t registers[16]);
 
+/* condition.c */
+int hww_condition_true(const struct hww_settings *settings, const unsigned char *old_bytes,
+                       const unsigned char *new_bytes, uint64_t hits, uint64_t thread);
+
+/* thread.c */
+void hww_mute(int change);
+
+/* action.c */
+int hww_writer_add(uint64_t pc);
+
 /* slots.c */
 int hww_watch_claim(uint32_t mode, uint32_t npieces, const struct hww_piece *pieces, uint32_t nframes,
                     uint32_t shared);
@@ -213,6 +325,8 @@ int hww_watch_open(int watch, const struct hww_arm_options *options, struct hww_
 int hww_watch_publish(int watch);
 int hww_watch_close(int watch);
 int hww_watch_enable(int watch, int on);
+int hww_watch_configure(int watch, const struct hww_settings *settings);
+int hww_watch_modify(int watch, uint32_t mode, const struct hww_arm_options *options);
 int hww_watch_counts(int watch, uint64_t counts[4]);
 int hww_watch_threads(int watch, int32_t *tids, int capacity);
 int hww_slots_free(int32_t tid);

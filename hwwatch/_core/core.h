@@ -36,6 +36,7 @@ struct hww_thread {
     sigjmp_buf *volatile recover; /* where a fault while reading foreign memory goes on */
     pid_t tid, pid;
     uint64_t forwarding; /* bit n: signal n is being handed on */
+    int muted;           /* > 0: hwwatch's own code runs; its calls of a watched function are let through */
 };
 extern __thread struct hww_thread hww_thread __attribute__((tls_model("initial-exec")));
 int hww_thread_open(void);
@@ -70,12 +71,31 @@ struct hww_moment {
     uint32_t nframes; /* asked for when the stack was walked */
 };
 
+/* What a record says beside the moment. */
+struct hww_finding {
+    uint32_t generation;
+    uint32_t flags; /* HWW_HIT_* */
+    uint32_t hit;   /* pieces */
+    uint32_t named;
+    uint32_t action;
+    uint64_t old_bytes[4], new_bytes[4]; /* snapshots; of an execute trap: xmm0 to xmm7, low halves */
+};
+
 /* record.c */
-int hww_record_write(struct hww_watch *watch, uint32_t index, uint32_t generation,
-                     const struct hww_moment *moment, uint32_t flags, uint32_t hit, uint32_t named,
-                     const uint64_t old_bytes[4], const uint64_t new_bytes[4]);
+int hww_record_write(struct hww_watch *watch, uint32_t index, const struct hww_moment *moment,
+                     const struct hww_finding *finding);
+
+/* action.c: carry a policy out; may change the thread's registers in `context`, and the watched bytes. */
+void hww_action(struct hww_thread *self, struct hww_watch *watch, uint32_t index,
+                const struct hww_settings *settings, const struct hww_moment *moment,
+                struct hww_finding *finding, const uint64_t before[4], uint32_t changed, void *context,
+                int *drop);
+int hww_writer_known(uint64_t pc);
+uint64_t *hww_snapshot_of(uint32_t index, const struct hww_watch *watch);
 
 /* frames.c */
+void hww_notify(void);
+
 uint32_t hww_frames_walk(struct hww_thread *self, uint32_t nframes, uint32_t *flags);
 
 /* intern.c */
@@ -88,6 +108,7 @@ uint64_t hww_hash(uint64_t seed, const void *data, size_t size);
 /* slots.c, for the handler: how often the kernel counted a piece in this process' events; -1: cannot tell. */
 int64_t hww_watch_counted(uint32_t watch, uint32_t piece);
 void hww_watch_forked(void);
+void hww_watch_orphaned(uint32_t watch);
 extern volatile uint64_t hww_canary_seen;
 
 /* The sig_data of our events, so that a trap tells whose it is: magic, generation, watch, piece. */
@@ -98,5 +119,6 @@ static inline uint64_t hww_cookie(uint32_t generation, uint32_t watch, uint32_t 
     return HWW_COOKIE_MAGIC << 48 | (uint64_t)generation << 16 | watch << 8 | piece;
 }
 void hww_snapshot_take(uint32_t watch);
+void hww_snapshot_keep(uint32_t watch, uint32_t generation);
 
 #endif

@@ -58,9 +58,8 @@ static int reserve(uint64_t slots, uint64_t *position)
     return 0;
 }
 
-int hww_record_write(struct hww_watch *watch, uint32_t index, uint32_t generation,
-                     const struct hww_moment *moment, uint32_t flags, uint32_t hit, uint32_t named,
-                     const uint64_t old_bytes[4], const uint64_t new_bytes[4])
+int hww_record_write(struct hww_watch *watch, uint32_t index, const struct hww_moment *moment,
+                     const struct hww_finding *finding)
 {
     uint32_t snapshot = 0;
     for (uint32_t p = 0; p < watch->npieces; p++)
@@ -68,7 +67,7 @@ int hww_record_write(struct hww_watch *watch, uint32_t index, uint32_t generatio
     uint64_t *cached = &bases[(moment->pc ^ moment->pc >> 10) % BASES];
     uint64_t base = __atomic_load_n(cached, __ATOMIC_RELAXED);
     int mask = -1;
-    if (snapshot <= 8 && base && base - 1 >= HWW_LOAD(&hww_region.shared->tail))
+    if (snapshot <= 8 && watch->mode != HWW_EXECUTE && base && base - 1 >= HWW_LOAD(&hww_region.shared->tail))
         mask = differences(base - 1, moment);
     int extended = mask < 0;
 
@@ -80,21 +79,21 @@ int hww_record_write(struct hww_watch *watch, uint32_t index, uint32_t generatio
     struct hww_record *record = slot_at(position);
     uint32_t extension = extended ? HWW_TAG_EXTENSION : 0;
     HWW_STORE(&record->tag, lap_tag(position, HWW_TAG_RESERVED | extension));
-    record->flags = flags | (extended ? HWW_HIT_EXTENDED : 0);
+    record->flags = finding->flags | (extended ? HWW_HIT_EXTENDED : 0);
     record->time = moment->time;
     record->pc = moment->pc;
     record->tid = moment->tid;
     record->pid = moment->pid;
     record->stack = moment->stack;
-    record->generation = generation;
+    record->generation = finding->generation;
     record->watch = (uint16_t)index;
-    record->hit = (uint8_t)hit;
-    record->named = (uint8_t)named;
-    record->action = HWW_CONTINUED;
+    record->hit = (uint8_t)finding->hit;
+    record->named = (uint8_t)finding->named;
+    record->action = (uint8_t)finding->action;
     record->reserved = 0;
     record->eflags = moment->eflags;
-    record->old_bytes = old_bytes[0];
-    record->new_bytes = new_bytes[0];
+    record->old_bytes = finding->old_bytes[0];
+    record->new_bytes = finding->new_bytes[0];
     if (extended) {
         struct hww_extension *rest = (struct hww_extension *)slot_at(position + 1);
         rest->tag = 0;
@@ -102,8 +101,8 @@ int hww_record_write(struct hww_watch *watch, uint32_t index, uint32_t generatio
         record->base = 0;
         memcpy(record->values, moment->registers, sizeof record->values);
         memcpy(rest->values, moment->registers + HWW_INLINE_REGISTERS, sizeof rest->values);
-        memcpy(rest->old_bytes, old_bytes + 1, sizeof rest->old_bytes);
-        memcpy(rest->new_bytes, new_bytes + 1, sizeof rest->new_bytes);
+        memcpy(rest->old_bytes, finding->old_bytes + 1, sizeof rest->old_bytes);
+        memcpy(rest->new_bytes, finding->new_bytes + 1, sizeof rest->new_bytes);
     } else {
         int n = 0;
         record->registers = (uint16_t)mask;

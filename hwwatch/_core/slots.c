@@ -34,40 +34,47 @@ __attribute__((noinline, noclone, aligned(16))) static void scratch_function(voi
     __asm__ volatile("");
 }
 
+static void event_describe(struct perf_event_attr *attr, uint32_t mode, uint64_t address, uint32_t nbytes,
+                           uint64_t cookie, const struct hww_arm_options *options, int disabled)
+{
+    memset(attr, 0, sizeof *attr);
+    attr->size = sizeof *attr;
+    attr->type = PERF_TYPE_BREAKPOINT;
+    attr->bp_type = mode == HWW_EXECUTE ? HW_BREAKPOINT_X
+                    : mode == HWW_WRITE ? HW_BREAKPOINT_W
+                                        : HW_BREAKPOINT_RW;
+    attr->bp_addr = address;
+    attr->bp_len = mode == HWW_EXECUTE ? sizeof(long) : nbytes; /* x86: arch_build_bp_info */
+    attr->sample_period = 1;                                    /* 0 never signals */
+    attr->sigtrap = 1;
+    attr->remove_on_exec = 1; /* sigtrap demands it (perf_copy_attr) */
+    attr->sig_data = cookie;
+    attr->exclude_hv = 1;
+    attr->exclude_kernel = mode == HWW_EXECUTE || !options->kernel;
+    attr->disabled = disabled ? 1 : 0;
+    attr->inherit = 1;
+    /* vfork and posix_spawn children must never meet an execute breakpoint: it would kill the program. */
+    attr->inherit_thread = mode == HWW_EXECUTE || !options->follow_fork;
+}
+
 static int event_open(uint32_t mode, uint64_t address, uint32_t nbytes, pid_t tid, uint64_t cookie,
                       const struct hww_arm_options *options, int disabled)
 {
     struct perf_event_attr attr;
-    memset(&attr, 0, sizeof attr);
-    attr.size = sizeof attr;
-    attr.type = PERF_TYPE_BREAKPOINT;
-    attr.bp_type = mode == HWW_EXECUTE     ? HW_BREAKPOINT_X
-                   : mode == HWW_READWRITE ? HW_BREAKPOINT_RW
-                                           : HW_BREAKPOINT_W;
-    attr.bp_addr = address;
-    attr.bp_len = mode == HWW_EXECUTE ? sizeof(long) : nbytes; /* x86: arch_build_bp_info */
-    attr.sample_period = 1;                                    /* 0 never signals */
-    attr.sigtrap = 1;
-    attr.remove_on_exec = 1; /* sigtrap demands it (perf_copy_attr) */
-    attr.sig_data = cookie;
-    attr.exclude_hv = 1;
-    attr.exclude_kernel = mode == HWW_EXECUTE || !options->kernel;
-    attr.disabled = disabled ? 1 : 0;
-    attr.inherit = 1;
-    /* vfork and posix_spawn children must never meet an execute breakpoint: it would kill the program. */
-    attr.inherit_thread = mode == HWW_EXECUTE || !options->follow_fork;
+    event_describe(&attr, mode, address, nbytes, cookie, options, disabled);
     long fd = syscall(SYS_perf_event_open, &attr, tid, -1, -1, PERF_FLAG_FD_CLOEXEC);
     return fd < 0 ? -errno : (int)fd;
 }
 
-/* DISABLE first: while a forked child or a dup holds the event, close alone leaves it armed. */
-static void event_close(int *fd)
+/* DISABLE first: while a forked child or a dup holds the event, close alone leaves it armed. The exchange
+ * makes sure that of two closers (a handler at its limit, a thread that disarms) only one closes. */
+static void event_close(int *place)
 {
-    if (*fd < 0)
+    int fd = __atomic_exchange_n(place, -1, __ATOMIC_ACQ_REL);
+    if (fd < 0)
         return;
-    ioctl(*fd, PERF_EVENT_IOC_DISABLE, 0);
-    close(*fd);
-    *fd = -1;
+    ioctl(fd, PERF_EVENT_IOC_DISABLE, 0);
+    close(fd);
 }
 
 static struct hww_watch *watch_at(int watch)
@@ -138,7 +145,7 @@ int hww_watch_claim(uint32_t mode, uint32_t npieces, const struct hww_piece *pie
                     uint32_t shared)
 {
     static uint32_t next;
-    if (npieces < 1 || npieces > HWW_MAX_PIECES || mode > HWW_EXECUTE)
+    if (npieces < 1 || npieces > HWW_MAX_PIECES || mode > HWW_READ)
         return -EINVAL;
     for (uint32_t i = 0; i < HWW_MAX_WATCHES; i++) {
         uint32_t index = (next + i) % HWW_MAX_WATCHES;
@@ -157,6 +164,8 @@ int hww_watch_claim(uint32_t mode, uint32_t npieces, const struct hww_piece *pie
         watch->shared = shared;
         memset(watch->pieces, 0, sizeof watch->pieces);
         memcpy(watch->pieces, pieces, npieces * sizeof *pieces);
+        watch->settings = watch->modified = 0;
+        watch->seen = watch->tickets = watch->filtered = 0;
         watch->recorded = watch->dropped = watch->late = watch->inferred = 0;
         for (int p = 0; p < HWW_MAX_PIECES; p++)
             watch->accounted[p] = watch->nested[p] = watch->retired[p] = 0;
@@ -219,6 +228,7 @@ static int arm_thread(int watch, pid_t tid, uint32_t inherited, const struct hww
 int hww_watch_open(int watch, const struct hww_arm_options *options, struct hww_arm_report *report)
 {
     memset(report, 0, sizeof *report);
+    watch_at(watch)->follow = options->follow_fork;
     for (int pass = 0, fresh = 1; fresh; pass++) {
         pid_t *tids = NULL;
         int count = list_threads(&tids), error = 0;
@@ -288,25 +298,75 @@ int64_t hww_watch_counted(uint32_t watch, uint32_t piece)
     return (int64_t)total;
 }
 
-/* Disarm in all threads and children; hits in flight are still recorded. */
+/* Disarm in all threads and children; hits in flight are still recorded. The handler calls this when a limit
+ * is reached, perhaps while another thread does: only system calls and atomic exchanges. The list's length
+ * stays, for whoever reads it meanwhile; its descriptors become -1. */
 int hww_watch_close(int watch)
 {
     struct hww_watch *entry = watch_at(watch);
-    for (uint32_t i = 0; i < lists[watch].count; i++)
-        for (int p = 0; p < HWW_MAX_PIECES; p++)
-            if (lists[watch].events[i].fd[p] >= 0)
-                ioctl(lists[watch].events[i].fd[p], PERF_EVENT_IOC_DISABLE, 0);
-    uint64_t counts[HWW_MAX_PIECES];
-    hww_watch_counts(watch, counts);
-    uint32_t count = lists[watch].count;
-    HWW_STORE(&lists[watch].count, 0);
-    memcpy(entry->retired, counts, sizeof counts);
+    uint32_t count = HWW_LOAD(&lists[watch].count);
+    struct event *events = HWW_LOAD(&lists[watch].events);
     for (uint32_t i = 0; i < count; i++)
         for (int p = 0; p < HWW_MAX_PIECES; p++)
-            event_close(&lists[watch].events[i].fd[p]);
-    HWW_STORE(&entry->state, HWW_RETIRED);
+            if (HWW_LOAD(&events[i].fd[p]) >= 0)
+                ioctl(HWW_LOAD(&events[i].fd[p]), PERF_EVENT_IOC_DISABLE, 0);
+    for (uint32_t i = 0; i < count; i++)
+        for (int p = 0; p < HWW_MAX_PIECES; p++) {
+            int fd = __atomic_exchange_n(&events[i].fd[p], -1, __ATOMIC_ACQ_REL);
+            if (fd < 0)
+                continue;
+            HWW_ADD(&entry->retired[p], event_count(fd));
+            close(fd);
+        }
+    uint32_t state = HWW_LOAD(&entry->state);
+    while (state != HWW_RETIRED && state != HWW_FREE &&
+           !__atomic_compare_exchange_n(&entry->state, &state, HWW_RETIRED, 0, __ATOMIC_ACQ_REL,
+                                        __ATOMIC_ACQUIRE))
+        ;
     __atomic_fetch_and(&hww_active, ~(1ull << watch), __ATOMIC_ACQ_REL);
     return 0;
+}
+
+/* Put new settings in force, for all threads and children, with one store. */
+int hww_watch_configure(int watch, const struct hww_settings *settings)
+{
+    uint32_t id;
+    struct hww_settings *copy = hww_intern_reserve(sizeof *copy, &id);
+    if (!copy)
+        return -ENOMEM;
+    *copy = *settings;
+    copy->kind = 3;
+    HWW_STORE(&watch_at(watch)->settings, id);
+    return 0;
+}
+
+/* Change what the hardware looks for without a moment in which nothing does: each event is re-aimed by one
+ * ioctl, which reaches inherited ones too. Records of the new kind carry a new generation. */
+int hww_watch_modify(int watch, uint32_t mode, const struct hww_arm_options *options)
+{
+    struct hww_watch *entry = watch_at(watch);
+    if (mode == HWW_EXECUTE || entry->mode == HWW_EXECUTE)
+        return -EINVAL;
+    uint32_t generation = entry->generation + 1;
+    hww_snapshot_keep((uint32_t)watch, generation);
+    HWW_STORE(&entry->modified, 1);
+    /* While the events change over, handlers treat hits of both kinds as the more general one. */
+    uint32_t before = entry->mode;
+    if (mode != HWW_WRITE)
+        HWW_STORE(&entry->mode, HWW_READWRITE);
+    HWW_STORE(&entry->generation, generation);
+    int result = 0;
+    for (uint32_t i = 0; i < lists[watch].count; i++)
+        for (uint32_t p = 0; p < entry->npieces; p++) {
+            int fd = lists[watch].events[i].fd[p];
+            struct perf_event_attr attr;
+            event_describe(&attr, mode, entry->pieces[p].address, entry->pieces[p].nbytes,
+                           hww_cookie(generation, (uint32_t)watch, p), options, 0);
+            if (fd >= 0 && ioctl(fd, PERF_EVENT_IOC_MODIFY_ATTRIBUTES, &attr) < 0 && errno != ESRCH)
+                result = -errno;
+        }
+    HWW_STORE(&entry->mode, result < 0 ? before : mode);
+    return result < 0 ? result : (int)generation;
 }
 
 /* Pause and resume; a paused watch keeps its slots. What changed meanwhile is not told. */
@@ -333,24 +393,49 @@ int hww_watch_threads(int watch, int32_t *tids, int capacity)
 {
     int count = 0;
     for (uint32_t i = 0; i < lists[watch].count; i++) {
+        const struct event *event = &lists[watch].events[i];
+        if (event->fd[watch_at(watch)->npieces - 1] < 0)
+            continue; /* armed by inheritance, or closed */
         if (count < capacity)
-            tids[count] = lists[watch].events[i].tid;
+            tids[count] = event->tid;
         count++;
     }
     return count;
 }
 
 /* In a forked child: let go of the parent's events without touching them. A DISABLE here would disarm the
- * parent, and a descriptor kept open would keep its slot taken. */
+ * parent, and a descriptor kept open would keep its slot taken. Execute watches are not inherited, since a
+ * vfork child must not have them; a forked one arms its own. Only system calls: the parent may have had
+ * other threads, holding any lock. */
 void hww_watch_forked(void)
 {
+    static const struct hww_arm_options options = {0, 1};
     for (int watch = 0; watch < HWW_MAX_WATCHES; watch++) {
-        for (uint32_t i = 0; i < lists[watch].count; i++)
+        struct hww_watch *entry = watch_at(watch);
+        uint32_t count = lists[watch].count;
+        for (uint32_t i = 0; i < count; i++)
             for (int p = 0; p < HWW_MAX_PIECES; p++)
                 if (lists[watch].events[i].fd[p] >= 0)
                     close(lists[watch].events[i].fd[p]);
         lists[watch].count = 0;
+        if (!count || entry->mode != HWW_EXECUTE || !entry->follow || HWW_LOAD(&entry->state) != HWW_ARMED)
+            continue;
+        struct event *own = &lists[watch].events[0];
+        own->tid = 0;
+        for (int p = 0; p < HWW_MAX_PIECES; p++)
+            own->fd[p] = -1;
+        own->fd[0] = event_open(entry->mode, entry->pieces[0].address, 0, 0,
+                                hww_cookie(entry->generation, (uint32_t)watch, 0), &options, 0);
+        lists[watch].count = 1;
     }
+}
+
+/* In a forked child, whose own events the parent cannot reach: the parent has ended the watch. */
+void hww_watch_orphaned(uint32_t watch)
+{
+    for (uint32_t i = 0; i < lists[watch].count; i++)
+        for (int p = 0; p < HWW_MAX_PIECES; p++)
+            event_close(&lists[watch].events[i].fd[p]);
 }
 
 /* Prove on the calling thread that a breakpoint of this kind really traps: some virtual machines and

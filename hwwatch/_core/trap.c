@@ -2,9 +2,9 @@
  *
  * Runs on the thread that touched the watched bytes, perhaps inside malloc() or holding the GIL.
  *   1. No allocation, no locks, no stdio, no Python call, no reference count.
- *   2. Only these foreign functions: clock_gettime (vDSO), process_vm_readv, read (system calls),
- *      sigsetjmp/siglongjmp (registers only), memcmp/memcpy (pure), PyGILState_GetThisThreadState (a
- *      pthread_getspecific).
+ *   2. Only these foreign functions: clock_gettime (vDSO); process_vm_readv, process_vm_writev, read, and at
+ *      a limit ioctl and close (system calls); sigsetjmp/siglongjmp (registers only); memcmp/memcpy (pure);
+ *      PyGILState_GetThisThreadState (a pthread_getspecific); PyErr_SetInterruptEx (flags and a write).
  *   3. errno is saved on entry and restored on exit.
  *   4. A trap inside a trap returns at once (thread-local flag); it is counted in hww_watch.nested.
  *   5. A trap that is not ours goes to the handler that was there before.
@@ -94,7 +94,7 @@ static int read_pieces(struct hww_thread *self, struct reading *reading)
     return error;
 }
 
-static uint64_t *snapshot_of(uint32_t index, const struct hww_watch *watch)
+uint64_t *hww_snapshot_of(uint32_t index, const struct hww_watch *watch)
 {
     return watch->shared ? (uint64_t *)watch->snapshot : snapshots[index].values;
 }
@@ -107,9 +107,15 @@ void hww_snapshot_take(uint32_t index)
     hww_thread_identify(&hww_thread);
     if (watch->mode != HWW_EXECUTE)
         read_by_kernel(&now, hww_thread.pid);
-    memcpy(snapshot_of(index, watch), now.values, sizeof now.values);
+    memcpy(hww_snapshot_of(index, watch), now.values, sizeof now.values);
     memcpy(watch->initial, now.values, sizeof now.values);
     HWW_STORE(&snapshots[index].generation, watch->generation);
+}
+
+/* The values stay those of the watch when it goes on under a new generation. */
+void hww_snapshot_keep(uint32_t index, uint32_t generation)
+{
+    HWW_STORE(&snapshots[index].generation, generation);
 }
 
 struct change {
@@ -124,7 +130,7 @@ struct change {
 static void observe(struct hww_thread *self, uint32_t index, const struct hww_watch *watch,
                     uint32_t generation, struct change *out)
 {
-    uint64_t *last = snapshot_of(index, watch);
+    uint64_t *last = hww_snapshot_of(index, watch);
     int unknown = !watch->shared && HWW_LOAD(&snapshots[index].generation) != generation;
     uint32_t count = watch->npieces;
     struct reading now = {watch, 0, count - 1, {0}};
@@ -171,8 +177,11 @@ static void pack(const struct hww_watch *watch, const uint64_t pieces[4], uint64
 
 /* One record stands for one kernel count of each piece in mask; but a copy by the kernel counts a byte or
  * a word at a time and is delivered once, when the system call returns. */
-static void account(struct hww_watch *watch, uint32_t index, uint32_t mask, int kernel)
+static void account(struct hww_thread *self, struct hww_watch *watch, uint32_t index, uint32_t mask,
+                    int kernel)
 {
+    if (watch->mode == HWW_EXECUTE && (uint32_t)self->pid != watch->owner)
+        return; /* a forked child's own event, which the parent's counters do not include */
     for (uint32_t p = 0; p < watch->npieces; p++) {
         if (!(mask >> p & 1))
             continue;
@@ -186,78 +195,149 @@ static void account(struct hww_watch *watch, uint32_t index, uint32_t mask, int 
 struct trap {
     uint32_t watch, piece, generation;
     uint32_t flags;
-    int after_syscall;
-    uint64_t pc;
+    ucontext_t *context;
+    struct hww_moment moment;
+    uint32_t stack_flags;
+    int after_syscall, known_writer;
 };
 
 static void look_behind(void *argument)
 {
     struct trap *trap = argument;
-    trap->after_syscall = hww_arch_after_syscall(trap->pc);
+    trap->after_syscall = hww_arch_after_syscall(trap->moment.pc);
+    trap->known_writer = hww_writer_known(trap->moment.pc);
 }
 
-static void record(struct hww_thread *self, const struct trap *trap, uint32_t index,
-                   struct hww_moment *moment, uint32_t *stack_flags)
+static void walk_frames(struct hww_thread *self, struct trap *trap, uint32_t nframes)
+{
+    if (trap->moment.nframes == nframes)
+        return;
+    trap->stack_flags = 0;
+    trap->moment.stack = hww_frames_walk(self, nframes, &trap->stack_flags);
+    trap->moment.nframes = nframes;
+}
+
+/* Left out on purpose: no record, but accounted for. */
+static void filter(struct hww_thread *self, struct hww_watch *watch, uint32_t index, uint32_t hit, int kernel)
+{
+    account(self, watch, index, hit, kernel);
+    HWW_ADD(&watch->filtered, 1);
+}
+
+/* Policy, limit and record of a hit that passed the condition. */
+static void take(struct hww_thread *self, struct trap *trap, struct hww_watch *watch, uint32_t index,
+                 const struct hww_settings *settings, struct hww_finding *finding,
+                 const struct change *change)
+{
+    int kernel = finding->flags & HWW_HIT_KERNEL, drop = 0;
+    uint64_t ticket = HWW_ADD(&watch->tickets, 1) + 1;
+    if (settings && settings->limit && ticket > settings->limit) {
+        filter(self, watch, index, finding->hit, kernel);
+        return;
+    }
+    /* A late hit's thread is elsewhere by now: nothing is done to it. */
+    if (settings && settings->policy != HWW_CONTINUE && !(finding->flags & HWW_HIT_LATE))
+        hww_action(self, watch, index, settings, &trap->moment, finding, change->before, change->mask,
+                   trap->context, &drop);
+    if (drop) {
+        filter(self, watch, index, finding->hit, kernel);
+    } else {
+        walk_frames(self, trap, watch->nframes);
+        finding->flags |= trap->stack_flags;
+        if (hww_record_write(watch, index, &trap->moment, finding) == 0)
+            account(self, watch, index, finding->hit, kernel);
+    }
+    if (settings && settings->limit && ticket == settings->limit)
+        hww_watch_close((int)index);
+    /* A read watch asks for its unknown writers to be decoded, so that they cost no record from then on. */
+    if (settings && (settings->notify || (watch->mode == HWW_READ && change->mask)))
+        hww_notify();
+}
+
+static void observe_watch(struct hww_thread *self, struct trap *trap, uint32_t index)
 {
     struct hww_watch *watch = &hww_region.shared->watches[index];
     int named = index == trap->watch;
     uint32_t generation = HWW_LOAD(&watch->generation);
-    if (named && generation != trap->generation) {
+    /* A live change of mode begins a new generation; hits of the one before it may still be on their way. */
+    if (named && trap->generation != generation &&
+        (trap->generation != generation - 1 || !HWW_LOAD(&watch->modified))) {
         HWW_ADD(&hww_region.shared->stale, 1);
+        if ((uint32_t)self->pid != watch->owner)
+            hww_watch_orphaned(index);
+        return;
+    }
+    int foreign = watch->mode == HWW_EXECUTE && (uint32_t)self->pid != watch->owner;
+    if (foreign && HWW_LOAD(&watch->state) == HWW_RETIRED) {
+        hww_watch_orphaned(index);
         return;
     }
     if (!named && (HWW_LOAD(&watch->state) != HWW_ARMED || watch->mode == HWW_EXECUTE))
         return;
-    struct change change = {{0}, {0}, 0, trap->flags};
-    if (watch->mode == HWW_EXECUTE)
-        change.flags |= HWW_HIT_EXECUTE;
-    else
-        observe(self, index, watch, generation, &change);
-    uint32_t hit = change.mask | (named ? 1u << trap->piece : 0);
-    if (!hit || HWW_LOAD(&watch->generation) != generation)
+    if (self->muted > 0 && watch->mode == HWW_EXECUTE) {
+        filter(self, watch, index, 1, 0);
         return;
-    if (hit != (named ? 1u << trap->piece : 0)) {
+    }
+    struct change change = {{0}, {0}, 0, trap->flags};
+    struct hww_finding finding = {named ? trap->generation : generation, 0, 0, 0xff, HWW_CONTINUED, {0}, {0}};
+    if (watch->mode == HWW_EXECUTE) {
+        uint64_t arguments[8];
+        change.flags |= HWW_HIT_EXECUTE;
+        hww_arch_arguments(trap->context, arguments);
+        memcpy(finding.old_bytes, arguments, sizeof finding.old_bytes);
+        memcpy(finding.new_bytes, arguments + 4, sizeof finding.new_bytes);
+    } else {
+        observe(self, index, watch, generation, &change);
+        pack(watch, change.before, finding.old_bytes);
+        pack(watch, change.now, finding.new_bytes);
+    }
+    finding.hit = change.mask | (named ? 1u << trap->piece : 0);
+    if (!finding.hit || HWW_LOAD(&watch->generation) != generation)
+        return;
+    if (named)
+        finding.named = trap->piece;
+    int kernel = trap->after_syscall && watch->mode != HWW_EXECUTE;
+    if (watch->mode == HWW_READ && trap->known_writer && !kernel) {
+        filter(self, watch, index, finding.hit, kernel);
+        return;
+    }
+    if (finding.hit != (named ? 1u << trap->piece : 0)) {
         change.flags |= HWW_HIT_INFERRED;
         HWW_ADD(&watch->inferred, 1);
     }
     if (change.flags & HWW_HIT_LATE)
         HWW_ADD(&watch->late, 1);
-    int kernel = trap->after_syscall && watch->mode != HWW_EXECUTE;
-    if (kernel)
-        change.flags |= HWW_HIT_KERNEL;
-    if (moment->nframes != watch->nframes) {
-        *stack_flags = 0;
-        moment->stack = hww_frames_walk(self, watch->nframes, stack_flags);
-        moment->nframes = watch->nframes;
+    finding.flags = change.flags | (kernel ? HWW_HIT_KERNEL : 0);
+    uint64_t seen = HWW_ADD(&watch->seen, 1) + 1;
+    uint32_t id = HWW_LOAD(&watch->settings);
+    const struct hww_settings *settings =
+        id ? (const struct hww_settings *)(hww_region.arena + (uint64_t)id * 8) : NULL;
+    if (settings && !hww_condition_true(settings, (const unsigned char *)finding.old_bytes,
+                                        (const unsigned char *)finding.new_bytes, seen, trap->moment.tid)) {
+        filter(self, watch, index, finding.hit, kernel);
+        return;
     }
-    uint64_t old_bytes[4], new_bytes[4];
-    pack(watch, change.before, old_bytes);
-    pack(watch, change.now, new_bytes);
-    if (hww_record_write(watch, index, generation, moment, change.flags | *stack_flags, hit,
-                         named ? trap->piece : 0xff, old_bytes, new_bytes) == 0)
-        account(watch, index, hit, kernel);
+    take(self, trap, watch, index, settings, &finding, &change);
 }
 
 /* One signal names one watch, though the instruction may have touched several: all are compared. */
-static void handle(struct hww_thread *self, struct trap *trap, const ucontext_t *context)
+static void handle(struct hww_thread *self, struct trap *trap)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    struct hww_moment moment;
-    hww_arch_moment(&moment, context);
+    struct hww_moment *moment = &trap->moment;
+    hww_arch_moment(moment, trap->context);
     hww_thread_identify(self);
-    moment.time = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-    moment.tid = (uint32_t)self->tid;
-    moment.pid = (uint32_t)self->pid;
-    moment.stack = 0;
-    moment.nframes = UINT32_MAX;
-    trap->pc = moment.pc;
+    moment->time = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+    moment->tid = (uint32_t)self->tid;
+    moment->pid = (uint32_t)self->pid;
+    moment->stack = 0;
+    moment->nframes = UINT32_MAX;
     hww_guarded(self, look_behind, trap);
-    uint32_t stack_flags = 0;
-    record(self, trap, trap->watch, &moment, &stack_flags);
+    observe_watch(self, trap, trap->watch);
     uint64_t others = HWW_LOAD(&hww_active) & ~(1ull << trap->watch);
     for (; others; others &= others - 1)
-        record(self, trap, (uint32_t)__builtin_ctzll(others), &moment, &stack_flags);
+        observe_watch(self, trap, (uint32_t)__builtin_ctzll(others));
 }
 
 static void on_trap(int number, siginfo_t *info, void *context)
@@ -282,9 +362,15 @@ static void on_trap(int number, siginfo_t *info, void *context)
     } else {
         self->in_handler = 1;
         HWW_FENCE();
-        struct trap trap = {
-            watch, piece, cookie >> 16 & 0xffffffff, flags & HWW_SIGINFO_ASYNC ? HWW_HIT_LATE : 0, 0, 0};
-        handle(self, &trap, context);
+        struct trap trap;
+        trap.watch = watch;
+        trap.piece = piece;
+        trap.generation = cookie >> 16 & 0xffffffff;
+        trap.flags = flags & HWW_SIGINFO_ASYNC ? HWW_HIT_LATE : 0;
+        trap.context = context;
+        trap.stack_flags = 0;
+        trap.after_syscall = trap.known_writer = 0;
+        handle(self, &trap);
         HWW_FENCE();
         self->in_handler = 0;
     }

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from hwwatch import native
+from hwwatch.backends.perf import CORE_MODE, claim
 from hwwatch.errors import NoSlotError, NotSupported
 from hwwatch.native import check, ffi, lib
 from hwwatch.types import Armed, ArmRequest
@@ -50,14 +53,7 @@ class FakeBackend:
         """Enter the watch into the real table."""
         if len(request.pieces) > self.slots_free():
             raise NoSlotError("all fake debug registers are taken.")
-        modes = {"w": lib.HWW_WRITE, "rw": lib.HWW_READWRITE, "x": lib.HWW_EXECUTE}
-        pieces = ffi.new("struct hww_piece[]", [(p.address, p.nbytes, 0) for p in request.pieces])
-        index = check(
-            lib.hww_watch_claim(
-                modes[request.mode], len(pieces), pieces, request.frames, int(request.shared)
-            ),
-            "entering the watch",
-        )
+        index = claim(request)
         lib.hww_watch_publish(index)
         armed = Armed(index, native.shared().watches[index].generation, request, 1)
         self._armed[index] = armed
@@ -72,6 +68,23 @@ class FakeBackend:
     def enable(self, armed: Armed, on: bool) -> None:
         """Pause or resume."""
         lib.hww_watch_enable(armed.index, int(on))
+
+    def configure(self, armed: Armed, settings: Any) -> None:
+        """As in hardware: one store to shared memory."""
+        check(lib.hww_watch_configure(armed.index, settings), "changing a watch")
+
+    def modify(self, armed: Armed, mode: str) -> Armed:
+        """The table's part of it."""
+        options = ffi.new("struct hww_arm_options *")
+        generation = check(lib.hww_watch_modify(armed.index, CORE_MODE[mode], options), "changing the mode")
+        changed = Armed(armed.index, generation, replace(armed.request, mode=mode), 1)
+        self._armed[armed.index] = changed
+        return changed
+
+    def alive(self, armed: Armed) -> bool:
+        """Whether it is still armed."""
+        entry = native.shared().watches[armed.index]
+        return bool(entry.generation == armed.generation and entry.state != lib.HWW_RETIRED)
 
     def counts(self, armed: Armed) -> tuple[int, ...]:
         """What `store` and `hit` have counted."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from dataclasses import replace
+from typing import Any
 
 from hwwatch import native
 from hwwatch.errors import CanaryError, NoSlotError
 from hwwatch.native import check, ffi, lib
 from hwwatch.types import Armed, ArmRequest
 
-CORE_MODE = {"w": lib.HWW_WRITE, "rw": lib.HWW_READWRITE, "x": lib.HWW_EXECUTE}
-_WORDS = {"w": "write", "rw": "read-write", "x": "execute"}
+CORE_MODE = {"w": lib.HWW_WRITE, "rw": lib.HWW_READWRITE, "r": lib.HWW_READ, "x": lib.HWW_EXECUTE}
+_WORDS = {"w": "write", "rw": "read-write", "r": "read-write", "x": "execute"}
 
 
 class PerfBackend:
@@ -64,23 +66,11 @@ class PerfBackend:
 
     def arm(self, request: ArmRequest) -> Armed:
         """Arm each thread of the process; on failure nothing stays armed."""
-        pieces = ffi.new("struct hww_piece[]", [(p.address, p.nbytes, 0) for p in request.pieces])
-        options = ffi.new(
-            "struct hww_arm_options *",
-            {"kernel": int(request.kernel), "follow_fork": int(request.follow_fork)},
-        )
+        options = _options(request)
         report = ffi.new("struct hww_arm_report *")
         with self._lock:
             check(lib.hww_trap_open(), "installing the SIGTRAP handler")
-            index = lib.hww_watch_claim(
-                CORE_MODE[request.mode], len(pieces), pieces, request.frames, int(request.shared)
-            )
-            if index == -errno.ENOSPC:
-                raise NoSlotError(
-                    f"all {lib.HWW_MAX_WATCHES} entries of the watch table are in use.",
-                    hint="Disarm some: `hwwatch.unwatch()`.",
-                )
-            check(index, "entering the watch")
+            index = claim(request)
             try:
                 code = lib.hww_watch_open(index, options, report)
                 check(code, f"arming thread {report.failed_tid}" if report.failed_tid else "arming")
@@ -102,6 +92,25 @@ class PerfBackend:
         with self._lock:
             if self._current(armed):
                 check(lib.hww_watch_enable(armed.index, int(on)), "switching a watch on or off")
+
+    def configure(self, armed: Armed, settings: Any) -> None:
+        """Put new settings in force with one store to shared memory."""
+        with self._lock:
+            if self._current(armed):
+                check(lib.hww_watch_configure(armed.index, settings), "changing a watch")
+
+    def modify(self, armed: Armed, mode: str) -> Armed:
+        """Re-aim each event by PERF_EVENT_IOC_MODIFY_ATTRIBUTES, inherited ones included."""
+        request = replace(armed.request, mode=mode)
+        with self._lock:
+            generation = check(
+                lib.hww_watch_modify(armed.index, CORE_MODE[mode], _options(request)), "changing the mode"
+            )
+        return Armed(armed.index, generation, request, armed.threads)
+
+    def alive(self, armed: Armed) -> bool:
+        """Whether the table's entry still is this watch and was not ended."""
+        return self._current(armed) and native.shared().watches[armed.index].state != lib.HWW_RETIRED
 
     def counts(self, armed: Armed) -> tuple[int, ...]:
         """What the event counters say, for each piece, children and ended threads included."""
@@ -132,3 +141,30 @@ class PerfBackend:
         # An entry that has begun another life, or belongs to the parent, is not ours to touch.
         entry = native.shared().watches[armed.index]
         return bool(entry.generation == armed.generation and entry.owner == os.getpid())
+
+
+def claim(request: ArmRequest) -> int:
+    """Enter a watch into the table, with its settings in force; nothing is armed yet."""
+    rows = zip(request.pieces, request.wanted, strict=True)
+    pieces = ffi.new("struct hww_piece[]", [(piece.address, piece.nbytes, bits) for piece, bits in rows])
+    index = int(
+        lib.hww_watch_claim(CORE_MODE[request.mode], len(pieces), pieces, request.frames, int(request.shared))
+    )
+    if index == -errno.ENOSPC:
+        raise NoSlotError(
+            f"all {lib.HWW_MAX_WATCHES} entries of the watch table are in use.",
+            hint="Disarm some: `hwwatch.unwatch()`.",
+        )
+    check(index, "entering the watch")
+    error = lib.hww_watch_configure(index, request.settings)
+    if error:
+        lib.hww_watch_close(index)
+        check(error, "entering the watch's settings")
+    return index
+
+
+def _options(request: ArmRequest) -> Any:
+    return ffi.new(
+        "struct hww_arm_options *",
+        {"kernel": int(request.kernel), "follow_fork": int(request.follow_fork)},
+    )

@@ -1,0 +1,242 @@
+/* Policies: what is done to the thread before it goes on. Runs in the handler, under its rules. */
+#define _GNU_SOURCE
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "arch_x86_64.h"
+#include "core.h"
+#include "hwwatch.h"
+
+/* ---- data: put the old bytes back ------------------------------------------------------------------------
+ */
+
+struct restore {
+    const struct hww_piece *piece;
+    uint64_t value;
+};
+
+static void store_plainly(void *argument)
+{
+    const struct restore *self = argument;
+    volatile unsigned char *bytes = (volatile unsigned char *)self->piece->address;
+    for (uint32_t b = 0; b < self->piece->nbytes; b++)
+        if (self->piece->wanted >> b & 1)
+            bytes[b] = (unsigned char)(self->value >> 8 * b);
+}
+
+/* Through the kernel, so that it does not trap again; only the watched bytes, since the others under the
+ * piece may meanwhile be another thread's. Where a sandbox forbids that, a plain store, whose trap returns
+ * at once. */
+static int put_back(struct hww_thread *self, const struct hww_piece *piece, uint64_t value)
+{
+    struct iovec local[8], remote[8];
+    unsigned long n = 0;
+    long total = 0;
+    for (uint32_t b = 0; b < piece->nbytes; b++) {
+        if (!(piece->wanted >> b & 1))
+            continue;
+        if (n && (char *)remote[n - 1].iov_base + remote[n - 1].iov_len == (char *)piece->address + b) {
+            local[n - 1].iov_len++;
+            remote[n - 1].iov_len++;
+        } else {
+            local[n] = (struct iovec){(char *)&value + b, 1};
+            remote[n++] = (struct iovec){(char *)piece->address + b, 1};
+        }
+        total++;
+    }
+    if (syscall(SYS_process_vm_writev, self->pid, local, n, remote, n, 0ul) == total)
+        return 0;
+    struct restore job = {piece, value};
+    return hww_guarded(self, store_plainly, &job);
+}
+
+static int undo(struct hww_thread *self, struct hww_watch *watch, uint32_t index, const uint64_t before[4],
+                uint32_t changed)
+{
+    uint64_t *last = hww_snapshot_of(index, watch);
+    int result = 0;
+    for (uint32_t p = 0; p < watch->npieces; p++) {
+        if (!(changed >> p & 1))
+            continue;
+        if (put_back(self, &watch->pieces[p], before[p]) < 0) {
+            result = -EFAULT;
+            continue;
+        }
+        uint64_t mask = 0, now = HWW_LOAD(&last[p]);
+        for (uint32_t b = 0; b < watch->pieces[p].nbytes; b++)
+            if (watch->pieces[p].wanted >> b & 1)
+                mask |= 0xffull << 8 * b;
+        __atomic_compare_exchange_n(&last[p], &now, (now & ~mask) | (before[p] & mask), 0, __ATOMIC_ACQ_REL,
+                                    __ATOMIC_ACQUIRE);
+    }
+    return result;
+}
+
+/* ---- code: change where the thread goes on ---------------------------------------------------------------
+ */
+
+struct jump {
+    const struct hww_settings *settings;
+    ucontext_t *context;
+    uint64_t to, stack;
+    int done;
+};
+
+/* The instruction must still be the one whose length was decoded: code can change under us. */
+static void over_instruction(void *argument)
+{
+    struct jump *self = argument;
+    uint64_t pc = hww_arch_pc(self->context);
+    if (self->settings->code_size &&
+        !memcmp((const void *)pc, self->settings->code, self->settings->code_size)) {
+        self->to = pc + self->settings->code_size;
+        self->done = 1;
+    }
+}
+
+static void to_caller(void *argument)
+{
+    struct jump *self = argument;
+    self->stack = hww_arch_stack(self->context);
+    self->to = *(const volatile uint64_t *)self->stack;
+    self->done = 1;
+}
+
+static int skip(struct hww_thread *self, struct hww_watch *watch, uint32_t index,
+                const struct hww_settings *settings, const uint64_t before[4], uint32_t changed,
+                ucontext_t *context)
+{
+    if (watch->mode != HWW_EXECUTE)
+        return undo(self, watch, index, before, changed) == 0;
+    struct jump jump = {settings, context, 0, 0, 0};
+    if (hww_guarded(self, over_instruction, &jump) < 0 || !jump.done)
+        return 0;
+    hww_arch_go(context, jump.to);
+    return 1;
+}
+
+/* ---- native functions ------------------------------------------------------------------------------------
+ */
+
+struct call {
+    hwwatch_handler function;
+    hwwatch_hit hit;
+    ucontext_t *context;
+    int result;
+};
+
+static void call_native(void *argument)
+{
+    struct call *self = argument;
+    self->result = self->function(&self->hit, self->context);
+}
+
+void hww_action(struct hww_thread *self, struct hww_watch *watch, uint32_t index,
+                const struct hww_settings *settings, const struct hww_moment *moment,
+                struct hww_finding *finding, const uint64_t before[4], uint32_t changed, void *machine,
+                int *drop)
+{
+    ucontext_t *context = machine;
+    int done = 0;
+    switch (settings->policy) {
+    case HWW_SKIP:
+        done = skip(self, watch, index, settings, before, changed, context);
+        /* A read passes: it has happened, and changed nothing that could be put back. */
+        finding->action = done && (watch->mode == HWW_EXECUTE || watch->mode == HWW_WRITE || changed)
+                              ? HWW_SKIPPED
+                              : HWW_CONTINUED;
+        break;
+    case HWW_RETURN: {
+        struct jump jump = {settings, context, 0, 0, 0};
+        done = hww_guarded(self, to_caller, &jump) == 0;
+        if (done) {
+            hww_arch_return(context, jump.to, jump.stack + 8, settings->value, settings->return_float);
+            finding->action = HWW_RETURNED;
+        }
+        break;
+    }
+    case HWW_GOTO:
+        hww_arch_go(context, settings->value);
+        finding->action = HWW_JUMPED;
+        done = 1;
+        break;
+    case HWW_CALL: {
+        uint32_t piece =
+            finding->named < HWW_MAX_PIECES ? finding->named : (uint32_t)__builtin_ctz(finding->hit);
+        struct call call = {(hwwatch_handler)settings->value, {0}, context, 0};
+        call.hit.size = sizeof call.hit;
+        call.hit.version = HWWATCH_VERSION;
+        call.hit.time = moment->time;
+        call.hit.address = watch->pieces[piece].address;
+        call.hit.nbytes = watch->pieces[piece].nbytes;
+        call.hit.pc = moment->pc;
+        call.hit.tid = moment->tid;
+        call.hit.pid = moment->pid;
+        call.hit.hits = HWW_LOAD(&watch->seen);
+        call.hit.changed = changed != 0;
+        memcpy(call.hit.old_bytes, finding->old_bytes, HWW_SNAPSHOT);
+        memcpy(call.hit.new_bytes, finding->new_bytes, HWW_SNAPSHOT);
+        done = hww_guarded(self, call_native, &call) == 0;
+        if (!done)
+            break;
+        if (hww_arch_pc(context) != moment->pc)
+            hww_arch_go(context, hww_arch_pc(context));
+        finding->action = HWW_NATIVE;
+        *drop = call.result == HWWATCH_DROP;
+        if (call.result == HWWATCH_SKIP) {
+            done = skip(self, watch, index, settings, before, changed, context);
+            finding->action = done ? HWW_SKIPPED : HWW_NATIVE;
+        }
+        break;
+    }
+    default:
+        done = 1;
+    }
+    if (!done)
+        finding->flags |= HWW_HIT_REFUSED;
+}
+
+/* ---- instructions known to write only: a watch for reads passes them over --------------------------------
+ */
+
+#define WRITERS 4096
+#define PROBES 8
+
+static struct hww_writer *writer_at(uint64_t pc, uint32_t probe)
+{
+    return &hww_region.shared->writers[((pc ^ pc >> 12) + probe) % WRITERS];
+}
+
+/* The caller reads memory just before pc, where the thread has just executed: it is there. */
+int hww_writer_known(uint64_t pc)
+{
+    for (uint32_t probe = 0; probe < PROBES; probe++) {
+        const struct hww_writer *writer = writer_at(pc, probe);
+        uint64_t found = HWW_LOAD(&writer->pc);
+        if (!found)
+            return 0;
+        if (found == pc) {
+            uint64_t code;
+            memcpy(&code, (const void *)(pc - 8), 8);
+            return code == writer->code;
+        }
+    }
+    return 0;
+}
+
+int hww_writer_add(uint64_t pc)
+{
+    uint64_t code;
+    memcpy(&code, (const void *)(pc - 8), 8);
+    for (uint32_t probe = 0; probe < PROBES; probe++) {
+        struct hww_writer *writer = writer_at(pc, probe);
+        uint64_t found = HWW_LOAD(&writer->pc);
+        if (found && found != pc)
+            continue;
+        writer->code = code;
+        HWW_STORE(&writer->pc, pc);
+        return 0;
+    }
+    return -ENOSPC;
+}

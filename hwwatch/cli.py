@@ -1,0 +1,193 @@
+"""The command `hwwatch`: doctor, run."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from hwwatch import __version__
+from hwwatch.errors import HwwatchError
+from hwwatch.types import MODES
+
+if TYPE_CHECKING:
+    from hwwatch.scripts import Wish
+    from hwwatch.sessions import Session
+
+_ABOUT = """\
+Hardware watchpoints for Python: who wrote to my array?
+
+  hwwatch doctor                          what this machine allows
+  hwwatch run script.py --watch 'a[3]'    which lines of a script write to a[3]
+"""
+_RUN = """\
+hwwatch run script.py [ARG ...] --watch EXPR [EXPR ...] [-m w|rw|r|x] [-o FILE.csv]
+       hwwatch run --watch EXPR [-m w|rw|r|x] [-o FILE.csv] [--] script.py [ARG ...]"""
+_RUN_ABOUT = """\
+Run a script as `python script.py` does. Each EXPR is looked up in the script's globals, before every line of
+its top level until it names a place; then that place is watched. At the end the hits are shown by line, on
+standard error. Names that are bound anew later still stand for the place that they named first.
+
+What belongs to whom: all that follows the script's name goes to the script, up to the first `--watch`; from
+there on all is hwwatch's. Options of hwwatch may also stand before the script, where each --watch takes one
+EXPR; after `--`, or when --watch came before, no later word is taken for hwwatch's.
+
+The exit status is the script's.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status, or leaves by SystemExit."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["run"]:
+        return _run(words[1:])
+    parser = argparse.ArgumentParser(
+        "hwwatch", description=_ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"hwwatch {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    doctor = commands.add_parser(
+        "doctor", help="say what this machine allows; exit status 0 if watching works"
+    )
+    doctor.add_argument("--json", action="store_true", help="as JSON")
+    commands.add_parser(
+        "run", help="run a script and show which lines touch a place; see `hwwatch run --help`"
+    )
+    return _doctor(as_json=parser.parse_args(words).json)
+
+
+def _doctor(*, as_json: bool) -> int:
+    from hwwatch.diagnosis import doctor
+
+    try:
+        found = doctor()
+    except HwwatchError as error:
+        print(json.dumps({"works": False, "error": str(error)}) if as_json else f"hwwatch: {error}")
+        return 1
+    print(json.dumps(found.to_dict(), indent=2) if as_json else found)
+    return 0 if found else 1
+
+
+def split_run(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Words after ``run`` → hwwatch's options, and the script with its arguments.
+
+    All that follows the script's name is the script's up to the first ``--watch``; nothing is hwwatch's there
+    when ``--watch`` or ``--`` came before.
+    """
+    own: list[str] = []
+    at, closed = 0, False
+    while at < len(words) and words[at].startswith("-") and not closed:
+        closed = words[at] == "--"
+        takes_value = words[at] in ("--watch", "-m", "--mode", "-o", "--output")
+        if words[at] == "--watch" and at + 1 < len(words):
+            own.append(f"--watch={words[at + 1]}")
+        elif not closed:
+            own += words[at : at + 1 + takes_value]
+        at += 1 + takes_value
+    script = list(words[at:])
+    if closed or any(word.startswith("--watch") for word in own):
+        return own, script
+    mine = next((n for n, word in enumerate(script) if n and word.split("=")[0] == "--watch"), len(script))
+    return own + script[mine:], script[:mine]
+
+
+def _run(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        "hwwatch run",
+        usage=_RUN,
+        description=_RUN_ABOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--watch", metavar="EXPR", nargs="+", action="extend", help="a[3], s.x, libm.so.6!cos …"
+    )
+    parser.add_argument(
+        "-m", "--mode", choices=MODES, metavar="w|rw|r|x", default="w", help="default: writes"
+    )
+    parser.add_argument("-o", "--output", metavar="FILE.csv", help="write the whole timeline here as well")
+    own, script = split_run(argv)
+    args = parser.parse_args(own)
+    if not script:
+        parser.error("a script is needed")
+    if not args.watch:
+        parser.error("nothing to watch: --watch EXPR is needed")
+    if args.output is not None and not args.output.endswith(".csv"):
+        parser.error(f"-o {args.output}: the name must end in .csv")
+    return _run_script(script, args)
+
+
+def _run_script(script: Sequence[str], args: argparse.Namespace) -> int:
+    from hwwatch.scripts import Wish, compile_script, print_exception, run_script
+    from hwwatch.sessions import Session
+    from hwwatch.words import split
+
+    full = os.path.abspath(script[0])
+    try:
+        code = compile_script(script[0])
+    except OSError as error:
+        print(f"hwwatch: can't open file {full!r}: [Errno {error.errno}] {error.strerror}", file=sys.stderr)
+        return 2
+    except (SyntaxError, ValueError) as error:
+        print_exception(error, full)
+        return 1
+    wishes = [Wish(text) for words in args.watch for text in split(words)]
+    output = args.output and os.path.abspath(args.output)  # the script may change directory
+    session, here = Session("run"), os.getpid()
+    try:
+        _prove(args.mode)
+    except HwwatchError as error:
+        print(f"hwwatch: {error}", file=sys.stderr)
+        return 1
+    try:
+        status = run_script(code, script, wishes, session, args.mode)
+    finally:
+        if os.getpid() == here:  # a forked child comes this way, too
+            _report(session, wishes, output)
+    if status < 0:
+        _interrupted()
+    return status
+
+
+def _prove(mode: str) -> None:
+    """Raise what stands in the way of any watch, before the script has done anything."""
+    from hwwatch.backends.select import select
+
+    select("auto").backend.canary({"r": "rw"}.get(mode, mode), 8, False)
+
+
+def _report(session: Session, wishes: Sequence[Wish], output: str | None) -> None:
+    """What was seen, on standard error."""
+    watches = [wish.watch for wish in wishes if wish.watch is not None]
+    with contextlib.suppress(OSError):  # standard output may be closed
+        sys.stdout.flush()
+    lines = []
+    if watches:
+        coverage = session.coverage()
+        session.unwatch(*watches)
+        from hwwatch.reports import Report
+
+        frame = session.timeline(*watches)
+        lines.append(str(Report(frame, coverage)))
+        if output is not None:
+            try:
+                frame.to_csv(output)
+                lines.append(f"{len(frame)} hits written to {output}")
+            except OSError as error:
+                lines.append(f"hwwatch: cannot write {output}: {error.strerror}")
+    for wish in wishes:
+        if wish.watch is None:
+            why = wish.problem or "its names never appeared in the script's globals"
+            lines.append(f"hwwatch: `{wish.text}` was never watched: {why}")
+    with contextlib.suppress(OSError):
+        print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def _interrupted() -> NoReturn:
+    """Die of an interrupt as Python does, without a second traceback."""
+    sys.excepthook = lambda *_: None
+    raise KeyboardInterrupt

@@ -1,0 +1,114 @@
+"""Completion for the magics: options, the user's names, watches (IPython's matcher API)."""
+
+# IPython's decorators are untyped:
+# mypy: allow-untyped-decorators
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from IPython.core.completer import CompletionContext, SimpleCompletion, context_matcher
+
+from hwwatch import words
+from hwwatch.sessions import default_session
+from hwwatch.targets import buffers, cdata, foreign, functions, tables
+from hwwatch.types import MODES
+
+_IDENTIFIER = "hwwatch"
+_LINE = re.compile(r"\s*%{1,2}(watch|unwatch|watch_timeline)\s+(.*)", re.DOTALL)
+_OPTIONS = {
+    "watch": ("--mode", "--policy", "--when", "--name", "--limit", "--break", "-m", "-p", "-w", "-n", "-l"),
+    "unwatch": ("--all",),
+    "watch_timeline": ("--output", "--stack", "-o"),
+}
+_VALUES = {
+    ("watch", "-m"): MODES,
+    ("watch", "-p"): ("continue", "skip", "return=", "goto="),
+    ("watch", "-w"): ('"new < 0"', '"new != old"', '"isnan(new)"'),
+    ("watch", "-n"): (),
+    ("watch", "-l"): (),
+}
+_LONG = {"--mode": "-m", "--policy": "-p", "--when": "-w", "--name": "-n", "--limit": "-l", "--output": "-o"}
+
+
+def register(shell: Any) -> None:
+    """Add the matcher to a shell's completer."""
+    shell.Completer.custom_matchers.append(_matcher(shell))
+
+
+def unregister(shell: Any) -> None:
+    """Take it out again."""
+    matchers = shell.Completer.custom_matchers
+    matchers[:] = [m for m in matchers if getattr(m, "matcher_identifier", "") != _IDENTIFIER]
+
+
+def _matcher(shell: Any) -> Any:
+    @context_matcher(identifier=_IDENTIFIER, priority=100)
+    def match(context: CompletionContext) -> Any:
+        found = _LINE.fullmatch(context.text_until_cursor)
+        line = words.scan(found[2]) if found else None
+        # Inside brackets and quotes stand Python expressions and keys: IPython's own matchers know them.
+        if found is None or line is None or line.inside:
+            return {"completions": [], "suppress": False}
+        texts = [str(text) for text in _candidates(shell, found[1], line)]
+        return {
+            "completions": [SimpleCompletion(text) for text in texts],
+            "matched_fragment": line.words[-1],
+            "suppress": True,
+            "ordered": True,
+        }
+
+    return match
+
+
+def _candidates(shell: Any, magic: str, line: words.Words) -> Iterable[str]:
+    """Completions of the last word, best first."""
+    word = line.words[-1]
+    before = line.words[-2] if len(line.words) > 1 else ""
+    values = _VALUES.get((magic, _LONG.get(before, before)))
+    if values is not None:
+        return [value for value in values if value.startswith(word)]
+    if word.startswith("-"):
+        return [option for option in _OPTIONS[magic] if option.startswith(word)]
+    if magic == "watch" or before in ("-o", "--output"):
+        return _names(shell, word) if "." not in word else shell.Completer.attr_matches(word)
+    session = default_session()
+    watches = session.watches() if magic == "unwatch" else session._choose(())
+    texts = [*(watch.name for watch in watches), *(str(watch.id) for watch in watches)]
+    return [text for text in dict.fromkeys(texts) if text.startswith(word)]
+
+
+def _names(shell: Any, word: str) -> list[str]:
+    """The user's names, those that can be watched first."""
+    hidden = shell.user_ns_hidden
+    names = [
+        name
+        for name, value in shell.user_ns.items()
+        if name.startswith(word)
+        and (word.startswith("_") or not name.startswith("_"))
+        and not (name in hidden and hidden[name] is value)
+    ]
+    return sorted(names, key=lambda name: (not watchable(shell.user_ns[name]), name))
+
+
+def watchable(value: object) -> bool:
+    """Whether a value is of a kind that has memory to watch; asks for no memory, so it is cheap.
+
+    A large array counts, since its elements can be watched.
+    """
+    if isinstance(value, type):
+        return False
+    if isinstance(value, np.ndarray):
+        return not value.dtype.hasobject
+    if isinstance(value, np.generic | str | bytes):
+        return False
+    return (
+        cdata.is_cdata(value)
+        or foreign.is_ctypes(value)
+        or (functions.is_function(value) and not isinstance(value, type(len)))
+        or tables.is_pandas(value)
+        or buffers.lends_memory(value)
+    )

@@ -1,0 +1,190 @@
+"""Which lines made the hits: the timeline grouped by line, and how it shows after a cell or a script."""
+
+from __future__ import annotations
+
+import html
+import linecache
+import os
+from typing import TYPE_CHECKING, Any
+
+from hwwatch.displays import table_html, table_text, zero_hits
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hwwatch.coverages import Coverage
+
+_KEYS = ["watch", "access", "function", "file", "line", "exact"]
+_COLUMNS = [
+    "watch",
+    "access",
+    "function",
+    "file",
+    "line",
+    "cell",
+    "symbol",
+    "hits",
+    "elements",
+    "first",
+    "last",
+]
+_MOST_VALUES = 4
+_MOST_CODE = 60
+
+
+def by_line(frame: pd.DataFrame) -> pd.DataFrame:
+    """Hits grouped by watch, access and the line that did it.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        A timeline.
+
+    Returns
+    -------
+    DataFrame
+        A row for each watch, access, function and line, in order of the first hit: ``cell`` and ``symbol``
+        of the first hit; ``hits``; ``elements``, a tuple of those touched, empty where the watch has one
+        value; ``first``, the old value before the first hit, and ``last``, the new value after the last, each
+        a tuple where there are several elements; ``exact``, False where the hits came late and the line is
+        therefore unknown.
+    """
+    import pandas as pd
+
+    rows = []
+    for key, group in frame.groupby(_KEYS, observed=True, dropna=False, sort=False):
+        elements = tuple(element for element in dict.fromkeys(group["element"]) if element is not None)
+        first, last = group["old"].iloc[0], group["new"].iloc[-1]
+        if len(elements) > 1:
+            first = tuple(group["old"][group["element"] == element].iloc[0] for element in elements)
+            last = tuple(group["new"][group["element"] == element].iloc[-1] for element in elements)
+        row = dict(zip(_KEYS, key, strict=True))
+        row |= {"cell": group["cell"].iloc[0], "symbol": group["symbol"].iloc[0], "hits": len(group)}
+        rows.append(row | {"elements": elements, "first": first, "last": last})
+    out = pd.DataFrame(rows, columns=[*_COLUMNS, "exact"])
+    return out.astype({"line": "Int64", "cell": "Int64", "hits": "int64", "exact": "bool"})
+
+
+class Report:
+    """What a finished cell or script did to the watched places, line by line.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        The timeline of the watches.
+    coverage : Coverage
+        Taken while they were still armed.
+    most : int
+        Lines to show; the rest is counted.
+    """
+
+    def __init__(self, frame: pd.DataFrame, coverage: Coverage, *, most: int = 40) -> None:
+        self.lines = by_line(frame)
+        self.coverage = coverage
+        self._hits = len(frame)
+        self._most = most
+
+    def _head(self) -> list[str]:
+        names = self.lines["watch"].nunique() > 1
+        modes = any(access != "write" for access in self.lines["access"])
+        elements = any(len(elements) > 0 for elements in self.lines["elements"])
+        chosen = {"watch": names, "access": modes, "element": elements}
+        head = ["line", "hits", "watch", "access", "element", "old → new", "code", "function", "symbol"]
+        return [name for name in head if chosen.get(name, True)]
+
+    def _rows(self, head: list[str]) -> list[tuple[str, ...]]:
+        return [
+            tuple(_cell(row, name) for name in head) for row in self.lines.head(self._most).to_dict("records")
+        ]
+
+    def _summary(self) -> list[str]:
+        """Lines below the table: what is left out of it, and what was not seen."""
+        lines = []
+        more = len(self.lines) - self._most
+        if more > 0:
+            lines.append(f"… and {more} more lines; all of them: `%watch_timeline`")
+        lost = sum(watch.tally.lost for watch in self.coverage.watches)
+        if lost:
+            lines.append(f"{lost} more hits were counted and not recorded")
+        lines += [
+            f"{watch.name}: kernel accesses are {watch.kernel}"
+            for watch in self.coverage.watches
+            if watch.kernel.startswith("not")
+        ]
+        return lines
+
+    def _title(self) -> str:
+        names = ", ".join(watch.name for watch in self.coverage.watches)
+        return f"{names}: {_plural(self._hits, 'hit')}, {_plural(len(self.lines), 'line')}"
+
+    def __str__(self) -> str:
+        if not self._hits:
+            names = ", ".join(watch.name for watch in self.coverage.watches)
+            return f"{names}: {zero_hits(self.coverage)[1]}"
+        head = self._head()
+        return "\n".join([self._title(), table_text(head, self._rows(head)), *self._summary()])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        if not self._hits:
+            return f"<p>{html.escape(str(self))}</p>"
+        head = self._head()
+        below = "".join(f"<p>{html.escape(line)}</p>" for line in self._summary())
+        return table_html(head, self._rows(head), self._title()) + below
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+# One cell of the table, by column.
+def _cell(row: dict[Any, Any], name: str) -> str:
+    if name == "line":
+        return _where(row)
+    if name == "old → new":
+        if row["access"] == "execute":
+            return ""
+        return f"{_value(row['first'])} → {_value(row['last'])}"
+    if name == "element":
+        return _elements(row["elements"])
+    if name == "code":
+        code = linecache.getline(row["file"], row["line"]).strip() if _known(row) else ""
+        return code if len(code) <= _MOST_CODE else f"{code[: _MOST_CODE - 1]}…"
+    value = row[name]
+    return str(value) if isinstance(value, str | int) else ""
+
+
+def _known(row: dict[Any, Any]) -> bool:
+    return isinstance(row["file"], str) and isinstance(row["line"], int)
+
+
+def _where(row: dict[Any, Any]) -> str:
+    if not row["exact"]:
+        return "(told late: line unknown)"
+    if not isinstance(row["file"], str):
+        return "(no Python on this thread)"
+    line = row["line"] if isinstance(row["line"], int) else "?"
+    if isinstance(row["cell"], int):
+        return f"In [{row['cell']}]:{line}"
+    return f"{_short(row['file'])}:{line}"
+
+
+def _short(path: str) -> str:
+    here = os.getcwd() + os.sep
+    return path.removeprefix(here)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, tuple):
+        shown = [_value(item) for item in value[:_MOST_VALUES]]
+        return f"({', '.join(shown)}{', …' if len(value) > _MOST_VALUES else ''})"
+    return "" if value is None else str(value)
+
+
+# Elements as they are written: [3], [1, 2], a field's name.
+def _elements(elements: tuple[Any, ...]) -> str:
+    names = [item if isinstance(item, str) else f"[{', '.join(map(str, item))}]" for item in elements]
+    if len(names) > _MOST_VALUES:
+        return f"{names[0]} … {names[-1]} ({len(names)})"
+    return " ".join(names)

@@ -1,0 +1,113 @@
+"""Python code for hits: run on the main thread, at its next safe point after the trap.
+
+The handler may not run Python. It calls PyErr_SetInterruptEx for a signal that nobody sends, which makes the
+main thread run that signal's Python handler between two bytecodes.
+"""
+
+from __future__ import annotations
+
+import bdb
+import contextlib
+import signal
+import sys
+import threading
+import types
+from collections.abc import Callable
+from typing import Any
+
+from hwwatch.errors import NotSupported
+
+_deliver: list[Callable[[], list[Any]]] = []
+_number = 0
+_busy = False
+
+
+def number() -> int:
+    """The signal in use: the highest real-time signal that nobody handles; 0 before `install`."""
+    return _number
+
+
+def install() -> int:
+    """Take the signal; must happen on the main thread the first time.
+
+    Raises
+    ------
+    NotSupported
+        It is not the main thread, or no real-time signal is free.
+    """
+    global _number
+    if _number and signal.getsignal(_number) is _on_signal:
+        return _number
+    if threading.current_thread() is not threading.main_thread():
+        raise NotSupported(
+            "on_hit: Python can be prepared for hits on the main thread only.",
+            hint="Set on_hit there the first time.",
+            slug="on-hit",
+        )
+    for candidate in range(signal.SIGRTMAX - 1, signal.SIGRTMIN, -1):
+        if signal.getsignal(candidate) is signal.SIG_DFL:
+            signal.signal(candidate, _on_signal)
+            _number = candidate
+            return candidate
+    raise NotSupported("on_hit: all real-time signals are taken.", slug="on-hit")
+
+
+def uninstall() -> None:
+    """Give the signal back."""
+    global _number
+    if _number and threading.current_thread() is threading.main_thread():
+        if signal.getsignal(_number) is _on_signal:
+            signal.signal(_number, signal.SIG_DFL)
+        _number = 0
+
+
+def subscribe(deliver: Callable[[], list[Any]]) -> None:
+    """Have `deliver` called at each safe point that a hit asked for; it returns what wants the debugger."""
+    if deliver not in _deliver:
+        _deliver.append(deliver)
+
+
+def unsubscribe(deliver: Callable[[], list[Any]]) -> None:
+    """No longer."""
+    with contextlib.suppress(ValueError):
+        _deliver.remove(deliver)
+
+
+def _on_signal(_signum: int, frame: types.FrameType | None) -> None:
+    global _busy
+    if _busy:  # a hit made by a callback: recorded, not delivered, else it could go on for ever
+        return
+    _busy = True
+    try:
+        wanted = [item for deliver in list(_deliver) for item in deliver()]
+    finally:
+        _busy = False
+    if wanted and frame is not None:
+        _break(frame)  # last: from here on every call would be traced
+
+
+def show_error() -> None:
+    """Show the exception that is being handled as its front end would; it goes no further."""
+    module: Any = sys.modules.get("IPython")
+    shell = module.get_ipython() if module is not None else None
+    if shell is not None:
+        shell.showtraceback()
+    else:
+        sys.excepthook(*sys.exc_info())
+
+
+def _break(frame: types.FrameType) -> None:
+    """Enter the debugger in `frame`: IPython's where there is one, else what `breakpoint()` would."""
+    module: Any = sys.modules.get("IPython")
+    shell = module.get_ipython() if module is not None else None
+    with contextlib.suppress(bdb.BdbQuit):
+        if shell is not None:
+            debugger = shell.debugger_cls()
+        elif sys.breakpointhook is sys.__breakpointhook__:
+            import pdb
+
+            debugger = pdb.Pdb(nosigint=True)
+        else:
+            sys.breakpointhook()
+            return
+        debugger.set_trace(frame)

@@ -1,0 +1,68 @@
+"""Settings: all of a watch that may change while it is armed, as the core takes it in one piece."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hwwatch.errors import TargetError
+from hwwatch.native import ffi
+from hwwatch.policies import Resolved
+from hwwatch.targets.model import Piece
+
+if TYPE_CHECKING:
+    from hwwatch.conditions import Condition
+    from hwwatch.watchpoints import Watch
+
+
+def check_limit(limit: int | None) -> None:
+    """Raise TargetError where a limit is no positive number of hits."""
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise TargetError(f"limit={limit!r}: a number of hits from 1 on is needed.", slug="limit")
+
+
+def check_on_hit(on_hit: Any) -> None:
+    """Raise TargetError where `on_hit` can be neither called nor broken into."""
+    if on_hit is not None and on_hit != "break" and not callable(on_hit):
+        raise TargetError(f'on_hit={on_hit!r}: a function or "break" is needed.', slug="on-hit")
+
+
+def compile_for(watch: Watch, when: str | None, mode: str) -> Condition | None:
+    """The condition for a watch's values; None without one."""
+    if when is None:
+        return None
+    from hwwatch.conditions import compile_condition
+
+    dtypes = [] if mode == "x" else [leaf.dtype for leaf in watch.target.leaves]
+    return compile_condition(when, dtypes)
+
+
+def settings_of(
+    watch: Watch, policy: Resolved, condition: Condition | None, limit: int | None, notify: bool
+) -> Any:
+    """A ``struct hww_settings *``."""
+    settings = ffi.new("struct hww_settings *")
+    settings.policy = policy.kind
+    settings.value = policy.value
+    settings.return_float = policy.return_float
+    settings.code_size = len(policy.code)
+    ffi.buffer(settings.code)[: len(policy.code)] = policy.code
+    settings.limit = limit or 0
+    settings.notify = int(notify)
+    if condition is not None:
+        from hwwatch.attribution import leaf_offsets
+        from hwwatch.conditions import fill
+
+        leaves = watch.target.leaves
+        offsets = leaf_offsets(watch.pieces, leaves)
+        places = [(at, leaf.dtype.itemsize) for at, leaf in zip(offsets, leaves, strict=True)]
+        fill(settings, condition, places)
+    return settings
+
+
+def wanted_bytes(piece: Piece, ranges: tuple[tuple[int, int], ...]) -> int:
+    """Bit b: byte b of the piece is watched; the others are neighbours that it covers, too."""
+    return sum(
+        1 << b
+        for b in range(piece.nbytes)
+        if any(start <= piece.address + b < start + length for start, length in ranges)
+    )
