@@ -55,6 +55,7 @@ __all__ = [
     "clear",
     "coverage",
     "doctor",
+    "include",
     "load_ipython_extension",
     "locate",
     "timeline",
@@ -121,10 +122,19 @@ def watch(
         Length at a raw address.
     name : str, optional
         In the timeline; default: what `target` says of itself. Made unique.
-    policy : "continue"
-        What follows the handler.
-    when, limit, on_hit
-        Conditions and actions.
+    policy : "continue", "skip", Return, Goto or a native function
+        What the handler does before the thread goes on. "skip": the instruction is not run (x); the store
+        is undone for the watched bytes (w, rw). ``Return(value)``: back to the caller at once (x, at a
+        function's entry). ``Goto(address)``: go on there. A native function, ``int f(hwwatch_hit *,
+        ucontext_t *)`` from C or a numba cfunc, runs in the handler; see the header in `include`.
+    when : str, optional
+        Record (and act) only where this holds, decided in the handler: a condition on ``old``, ``new``,
+        ``changed``, ``hits``, ``thread`` such as ``"new < 0"`` or ``"isnan(new)"``. Not Python code.
+    limit : int, optional
+        Disarm after so many recorded hits, from within the handler.
+    on_hit : callable or "break", optional
+        Called with each hit (the columns as attributes) at the main thread's next safe point; hits made
+        meanwhile by that function are recorded, not delivered. "break": enter the debugger there.
     kernel : bool or "auto"
         Include accesses by the kernel on the program's behalf (``readinto``, ``recv_into``); "auto": where
         it is allowed. The coverage tells.
@@ -257,6 +267,15 @@ def coverage(*, session: Session | None = None) -> Coverage:
     Zero hits with full coverage means zero accesses.
     """
     return _session(session).coverage()
+
+
+def include() -> str:
+    """The folder that holds ``hwwatch.h``, for compiling native policies (``cc -I…``)."""
+    from importlib.resources import files
+
+    folder = files("hwwatch")
+    installed = folder / "include"
+    return str(installed if installed.is_dir() else folder / "_core")
 
 
 def doctor() -> Diagnosis:

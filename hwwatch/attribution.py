@@ -159,6 +159,8 @@ def attribute(hits: Hits, rows: Indices, life: Life, sites: Sites) -> Rows:
         chosen, leaf = np.arange(len(rows)), np.zeros(len(rows), np.int64)
         sure = np.ones(len(rows), np.bool_)
         old, new = hits.old[rows], hits.new[rows]
+        if life.mode == "x":  # no bytes are watched; what stands there are arguments
+            old, new = np.zeros_like(old), np.zeros_like(new)
     else:
         chosen, leaf, sure, old, new = _touched(hits, rows, life, places, place, correction)
         named = records["named"] != 0xFF

@@ -123,7 +123,7 @@ def _show_from(error: BaseException, name: str, shell: Any) -> None:
     """Let IPython print the traceback from the cell's frame on, without the magic's own frames.
 
     IPython asks an exception for ``_render_traceback_`` before it formats one itself
-    (InteractiveShell.showtraceback). The answer holds for that one time.
+    (InteractiveShell.showtraceback). The answer holds for one time and this cell.
     """
     if shell.call_pdb:  # %pdb on: that way would not start the debugger
         return
@@ -133,9 +133,14 @@ def _show_from(error: BaseException, name: str, shell: Any) -> None:
     if trace is None:
         return
 
+    count = shell.execution_count
+
     def render() -> Any:
         del error._render_traceback_  # type: ignore[attr-defined]
-        return shell.InteractiveTB.structured_traceback(type(error), error, trace, tb_offset=0)
+        # Else it was caught, and raised again by a later cell.
+        here = shell.execution_count == count
+        shown, offset = (trace, 0) if here else (error.__traceback__, 1)
+        return shell.InteractiveTB.structured_traceback(type(error), error, shown, tb_offset=offset)
 
     _set_quietly(error, render)
 

@@ -19,6 +19,7 @@ from hwwatch.types import MODES
 
 _IDENTIFIER = "hwwatch"
 _LINE = re.compile(r"\s*%{1,2}(watch|unwatch|watch_timeline)\s+(.*)", re.DOTALL)
+_DOTTED = re.compile(r"[\w.]*$")
 _OPTIONS = {
     "watch": ("--mode", "--policy", "--when", "--name", "--limit", "--break", "-m", "-p", "-w", "-n", "-l"),
     "unwatch": ("--all",),
@@ -50,14 +51,18 @@ def _matcher(shell: Any) -> Any:
     def match(context: CompletionContext) -> Any:
         found = _LINE.fullmatch(context.text_until_cursor)
         line = words.scan(found[2]) if found else None
-        # Inside brackets and quotes stand Python expressions and keys: IPython's own matchers know them.
-        if found is None or line is None or line.inside:
+        if found is None or line is None or line.quoted:
             return {"completions": [], "suppress": False}
-        texts = [str(text) for text in _candidates(shell, found[1], line)]
+        if line.inside:  # an index; keys are known to IPython's own matcher
+            fragment = _DOTTED.search(line.words[-1])[0]  # type: ignore[index]  # it can be empty
+            texts = _expressions(shell, fragment) if fragment else []
+        else:
+            fragment = line.words[-1]
+            texts = list(_candidates(shell, found[1], line))
         return {
-            "completions": [SimpleCompletion(text) for text in texts],
-            "matched_fragment": line.words[-1],
-            "suppress": True,
+            "completions": [SimpleCompletion(str(text)) for text in texts],
+            "matched_fragment": fragment,
+            "suppress": not line.inside,
             "ordered": True,
         }
 
@@ -74,11 +79,15 @@ def _candidates(shell: Any, magic: str, line: words.Words) -> Iterable[str]:
     if word.startswith("-"):
         return [option for option in _OPTIONS[magic] if option.startswith(word)]
     if magic == "watch" or before in ("-o", "--output"):
-        return _names(shell, word) if "." not in word else shell.Completer.attr_matches(word)
+        return _expressions(shell, word)
     session = default_session()
     watches = session.watches() if magic == "unwatch" else session._choose(())
     texts = [*(watch.name for watch in watches), *(str(watch.id) for watch in watches)]
     return [text for text in dict.fromkeys(texts) if text.startswith(word)]
+
+
+def _expressions(shell: Any, word: str) -> list[str]:
+    return list(shell.Completer.attr_matches(word)) if "." in word else _names(shell, word)
 
 
 def _names(shell: Any, word: str) -> list[str]:

@@ -19,6 +19,7 @@ class Thread:
     name: str
     blocks_sigtrap: bool
     pending_sigtrap: bool
+    running: bool
 
 
 def thread_names() -> dict[int, str]:
@@ -47,16 +48,27 @@ def threads() -> list[Thread]:
             status = Path(f"/proc/self/task/{tid}/status").read_text()
         except OSError:
             continue
-        masks = dict(line.split(":\t", 1) for line in status.splitlines() if line.startswith("Sig"))
+        masks = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
         found.append(
             Thread(
                 tid,
                 name,
                 bool(int(masks.get("SigBlk", "0"), 16) & _SIGTRAP_BIT),
                 bool(int(masks.get("SigPnd", "0"), 16) & _SIGTRAP_BIT),
+                masks.get("State", "").startswith("R"),
             )
         )
     return found
+
+
+def hits_on_their_way() -> bool:
+    """Whether another thread may stand between a trap and its record.
+
+    Such a thread is runnable, and waits for its turn; one that sleeps has been through the handler, and one
+    that blocks SIGTRAP does not come to it.
+    """
+    own = threading.get_native_id()
+    return any(t.running and not t.blocks_sigtrap for t in threads() if t.tid != own)
 
 
 @dataclass(frozen=True)

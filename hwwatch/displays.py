@@ -33,29 +33,35 @@ def table_text(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def watches_html(watches: Sequence[Watch]) -> str:
     """Watches, one a row, and the notes on them."""
-    head = (
-        "id",
-        "name",
-        "mode",
-        "bytes",
-        "address",
-        "type",
-        "policy",
-        "state",
-        "slots",
-        "hits",
-        "lost",
-        "backend",
-    )
     notes = "".join(
         f"<p>{html.escape(watch.name)}: {html.escape(watch.target.note)}</p>"
         for watch in watches
         if watch.target.note
     )
-    return table_html(head, [_watch_row(watch) for watch in watches]) + notes
+    return table_html(_WATCH_HEAD, [_watch_row(watch) for watch in watches]) + notes
+
+
+_WATCH_HEAD = (
+    "id",
+    "name",
+    "mode",
+    "bytes",
+    "address",
+    "type",
+    "policy",
+    "when",
+    "limit",
+    "state",
+    "slots",
+    "hits",
+    "lost",
+    "backend",
+)
 
 
 def _watch_row(watch: Watch) -> tuple[Any, ...]:
+    from hwwatch.policies import describe
+
     return (
         watch.id,
         watch.name,
@@ -63,7 +69,9 @@ def _watch_row(watch: Watch) -> tuple[Any, ...]:
         watch.nbytes,
         f"{watch.address:#x}",
         watch.dtype,
-        watch.policy,
+        describe(watch.policy),
+        watch.when or "",
+        watch.limit or "",
         watch._state(),
         watch.slots,
         watch.hits,
@@ -152,5 +160,9 @@ def zero_hits(coverage: Coverage) -> tuple[bool, str]:
     blind = max((len(watch.blind_threads) for watch in coverage.watches), default=0)
     also = f", also in the {blind} that block SIGTRAP" if blind else ""
     left_out = sum(watch.tally.filtered for watch in coverage.watches)
-    seen = f"only {left_out} that the mode leaves out" if left_out else "none"
-    return True, f"no hits, and no accesses: the CPU counted {seen} in all {count} threads{also}"
+    if left_out:
+        return (
+            True,
+            f"no hits: all {left_out} accesses that the CPU counted are left out by mode or condition",
+        )
+    return True, f"no hits, and no accesses: the CPU counted none in all {count} threads{also}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwwatch import native
-from hwwatch.coverages import Tally
+from hwwatch.coverages import Tally, hits_on_their_way
 from hwwatch.native import lib
 from hwwatch.records import Ring
 from hwwatch.targets.model import Leaf, Target, merge_ranges
@@ -26,6 +26,7 @@ _writers: set[int] = set()  # program counters that the core knows
 
 #: Seconds to wait for hits that were counted and are not recorded yet, before they are called lost.
 _IN_FLIGHT = 0.02
+_PATIENCE = 2.0  # the same, while threads are waiting for their turn to run
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,10 @@ class Entry:
         By piece: hits lost before that.
     filtered_before : int
         Hits left out before that.
+    lost : int
+        Lost for certain: waiting has not brought them.
     final : _Figures or None
-        Frozen when disarmed, since the watch table's entry is used again some day.
+        The last that was seen of it since it was disarmed; the watch table's entry is used again some day.
     """
 
     watch: Watch
@@ -66,6 +69,7 @@ class Entry:
     released: int = 0
     lost_before: tuple[int, ...] = ()
     filtered_before: int = 0
+    lost: int = 0
     final: _Figures | None = None
 
     @property
@@ -75,13 +79,12 @@ class Entry:
 
     def figures(self) -> _Figures:
         """What has been counted up to now."""
-        if self.final is not None:
-            return self.final
+        final = self.final
         # Read before the table: what is recorded after this may be seen below, never the other way round.
-        counts = self.backend.counts(self.armed)
+        counts = self.backend.counts(self.armed) if final is None else final.counts
         table = native.shared().watches[self.armed.index]
         pieces = len(counts)
-        return _Figures(
+        now = _Figures(
             counts,
             tuple(table.accounted)[:pieces],
             tuple(table.nested)[:pieces],
@@ -90,6 +93,12 @@ class Entry:
             int(table.inferred),
             int(table.late),
         )
+        if final is None:
+            return now
+        # Disarmed, yet a thread that was stopped inside the handler may still finish its record.
+        if table.generation == self.armed.generation:
+            self.final = now
+        return self.final or now
 
     def missing(self, correction: Sequence[int] = ()) -> list[int]:
         """By piece: counted since `clear`, and not accounted for by a record or the handler's own traps."""
@@ -150,12 +159,9 @@ class Ledger:
         return int(hits.positions[-1]) + (2 if extended else 1)
 
     def close(self, watch: Watch) -> None:
-        """Note that a watch was disarmed; waits a moment for hits that are on their way."""
+        """Note that a watch was disarmed, and all its hits have come in."""
         entry = self._open_entry(watch)
         entry.lives[-1].until = time.monotonic_ns()
-        deadline = time.monotonic() + _IN_FLIGHT
-        while any(entry.missing()) and time.monotonic() < deadline:
-            time.sleep(0.001)
         entry.final = entry.figures()
 
     def _open_entry(self, watch: Watch) -> Entry:
@@ -194,7 +200,7 @@ class Ledger:
         return sum((self._tally(entry) for entry in self.entries if entry.watch is watch), Tally())
 
     def _tally(self, entry: Entry) -> Tally:
-        deadline = time.monotonic() + _IN_FLIGHT
+        begun = time.monotonic()
         while True:
             figures = entry.figures()
             correction: tuple[int, ...] = ()
@@ -208,7 +214,10 @@ class Ledger:
                 filtered += sum(part.filtered for part in rows)
                 correction = _correction(rows, entry)
             lost = sum(max(0, value) for value in entry.missing(correction))
-            if not lost or entry.final or time.monotonic() > deadline:
+            waited = time.monotonic() - begun
+            if waited > (_PATIENCE if lost > entry.lost and hits_on_their_way() else _IN_FLIGHT):
+                entry.lost = lost
+            if lost <= entry.lost or entry.final:
                 return Tally(hits, hits + filtered + lost, lost, filtered, figures.late)
             time.sleep(0.001)
 
@@ -225,6 +234,7 @@ class Ledger:
                 a + b + c for a, b, c in zip(before, missing, _correction(rows, entry), strict=True)
             )
             entry.filtered_before = entry.figures().filtered
+            entry.lost = 0
             entry.released += sum(part.records for part in rows)
             for part in rows:
                 if len(part.record):

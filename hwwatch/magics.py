@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from IPython.core.error import UsageError
@@ -103,11 +104,11 @@ class WatchMagics(Magics):
         with _one_line():
             if not args.expressions:
                 return WatchList(default_session().watches())
-            watches = self._arm(args, replace=True)
+            watches = self._arm(args, again=True)
         return watches[0] if len(watches) == 1 else WatchList(watches)
 
-    def _arm(self, args: Any, *, replace: bool) -> list[Watch]:
-        """A watch for each expression, or none and an error."""
+    def _arm(self, args: Any, *, again: bool) -> list[Watch]:
+        """A watch for each expression, or none and an error; `again` replaces those of the same names."""
         if args.name is not None and len(args.expressions) > 1:
             raise TargetError(
                 f"-n {args.name} names one watch; {len(args.expressions)} expressions are given.",
@@ -118,7 +119,7 @@ class WatchMagics(Magics):
         places = [words.place(word, self.shell.user_ns, mode=args.mode) for word in args.expressions]
         names = [args.name or place.name for place in places]
         session = default_session()
-        replaced = [w for w in session.watches() if replace and w.armed and w.name in names]
+        replaced = [w for w in session.watches() if again and w.armed and w.name in names]
         return _arm_all(session, places, names, replaced, args, policy)
 
     def _watch_cell(self, args: Any, line: str, cell: str) -> None:
@@ -128,7 +129,7 @@ class WatchMagics(Magics):
         body = cells.Cell(self.shell, line, cell)
         session = default_session()
         with _one_line():
-            watches = self._arm(args, replace=False)
+            watches = self._arm(args, again=False)
         try:
             body.run()
         finally:
@@ -258,7 +259,9 @@ def _let_go(session: Session, watches: Sequence[Watch]) -> None:
 def _coverage(session: Session, watches: Sequence[Watch]) -> Coverage:
     """The coverage of some watches of a session, as it is now."""
     whole = session.coverage()
-    return Coverage(tuple(w.coverage for w in watches), whole.handler, whole.frames, whole.slots_free)
+    known = {watch.number: watch for watch in whole.watches}
+    chosen = tuple(known.get(watch.id) or watch.coverage for watch in watches)  # a cell may let go of its own
+    return replace(whole, watches=chosen)
 
 
 def _which(session: Session, word: str) -> str | int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import operator
 import platform
 import struct
 import sys
@@ -142,13 +143,12 @@ def _return(policy: Return, target: Target, mode: str, code: bytes) -> Resolved:
 def _bits(value: Any, function: object) -> tuple[int, int]:
     """Register bits of a return value, and the size of a float (0: an integer), by the function's restype."""
     kind = _float_size(function)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        try:
-            value = value.__index__()
-        except AttributeError:
-            raise TargetError(
-                f"hwwatch.Return({value!r}): an int or a float can be returned.", slug="policy"
-            ) from None
+    if hasattr(value, "__index__"):  # int, bool, NumPy integers
+        value = operator.index(value)
+    elif hasattr(value, "__float__") and not isinstance(value, (str, bytes)):
+        value = float(value)
+    else:
+        raise TargetError(f"hwwatch.Return({value!r}): an int or a float can be returned.", slug="policy")
     if kind is None:
         kind = 8 if isinstance(value, float) else 0
     if kind == 8:

@@ -172,8 +172,8 @@ def test(name: str, value: Value) -> Value:
     return _truth(name.upper(), value) if value.kind == "float" else integer(0, "truth")
 
 
-def combine(name: Literal["AND", "OR"], values: Sequence[Value]) -> Value:
-    """All of them, or any; at least one truth."""
+def combine(name: str, values: Sequence[Value]) -> Value:
+    """``AND``: all of them, ``OR``: any; `values` are truths, at least one."""
     total = values[0]
     for value in values[1:]:
         total = _truth(name, total, value)

@@ -209,7 +209,7 @@ class Ring:
         )
 
     def _earlier(self, wanted: NDArray[np.uint64]) -> NDArray[np.void]:
-        """Extended records before those that are read, ascending: the ring and its bases serve all sessions."""
+        """Extended records before those that are read, ascending; all sessions share the ring."""
         out = _kept[np.isin(_kept["position"], wanted)]
         inside = np.unique(wanted[wanted >= self.start])
         if not len(inside):

@@ -14,26 +14,15 @@ if TYPE_CHECKING:
 
     from hwwatch.coverages import Coverage
 
-_KEYS = ["watch", "access", "function", "file", "line", "exact"]
-_COLUMNS = [
-    "watch",
-    "access",
-    "function",
-    "file",
-    "line",
-    "cell",
-    "symbol",
-    "hits",
-    "elements",
-    "first",
-    "last",
-]
+_KEYS = ["watch", "access", "action", "function", "file", "line", "exact"]
+_COLUMNS = [*_KEYS[:-1], "cell", "symbol", "hits", "elements", "first", "last", "exact"]
+_HEAD = ["line", "hits", "watch", "access", "element", "action", "values", "code", "function", "symbol"]
 _MOST_VALUES = 4
 _MOST_CODE = 60
 
 
 def by_line(frame: pd.DataFrame) -> pd.DataFrame:
-    """Hits grouped by watch, access and the line that did it.
+    """Hits grouped by watch, access, action and the line that did it.
 
     Parameters
     ----------
@@ -43,8 +32,8 @@ def by_line(frame: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row for each watch, access, function and line, in order of the first hit: ``cell`` and ``symbol``
-        of the first hit; ``hits``; ``elements``, a tuple of those touched, empty where the watch has one
+        A row for each watch, access, action and line, in order of the first hit: ``cell`` and ``symbol`` of
+        the first hit; ``hits``; ``elements``, a tuple of those touched, empty where the watch has one
         value; ``first``, the old value before the first hit, and ``last``, the new value after the last, each
         a tuple where there are several elements; ``exact``, False where the hits came late and the line is
         therefore unknown.
@@ -61,7 +50,7 @@ def by_line(frame: pd.DataFrame) -> pd.DataFrame:
         row = dict(zip(_KEYS, key, strict=True))
         row |= {"cell": group["cell"].iloc[0], "symbol": group["symbol"].iloc[0], "hits": len(group)}
         rows.append(row | {"elements": elements, "first": first, "last": last})
-    out = pd.DataFrame(rows, columns=[*_COLUMNS, "exact"])
+    out = pd.DataFrame(rows, columns=_COLUMNS)
     return out.astype({"line": "Int64", "cell": "Int64", "hits": "int64", "exact": "bool"})
 
 
@@ -88,9 +77,9 @@ class Report:
         names = self.lines["watch"].nunique() > 1
         modes = any(access != "write" for access in self.lines["access"])
         elements = any(len(elements) > 0 for elements in self.lines["elements"])
-        chosen = {"watch": names, "access": modes, "element": elements}
-        head = ["line", "hits", "watch", "access", "element", "old → new", "code", "function", "symbol"]
-        return [name for name in head if chosen.get(name, True)]
+        actions = any(action != "continued" for action in self.lines["action"])
+        chosen = {"watch": names, "access": modes, "element": elements, "action": actions}
+        return [name for name in _HEAD if chosen.get(name, True)]
 
     def _rows(self, head: list[str]) -> list[tuple[str, ...]]:
         return [
@@ -102,7 +91,7 @@ class Report:
         lines = []
         more = len(self.lines) - self._most
         if more > 0:
-            lines.append(f"… and {more} more lines; all of them: `%watch_timeline`")
+            lines.append(f"… and {_plural(more, 'more line')}; the timeline has all")
         lost = sum(watch.tally.lost for watch in self.coverage.watches)
         if lost:
             lines.append(f"{lost} more hits were counted and not recorded")
@@ -115,14 +104,15 @@ class Report:
 
     def _title(self) -> str:
         names = ", ".join(watch.name for watch in self.coverage.watches)
-        return f"{names}: {_plural(self._hits, 'hit')}, {_plural(len(self.lines), 'line')}"
+        lines = len(self.lines.drop_duplicates(["file", "line", "exact"]))
+        return f"{names}: {_plural(self._hits, 'hit')} by {_plural(lines, 'line')}"
 
     def __str__(self) -> str:
         if not self._hits:
             names = ", ".join(watch.name for watch in self.coverage.watches)
             return f"{names}: {zero_hits(self.coverage)[1]}"
         head = self._head()
-        return "\n".join([self._title(), table_text(head, self._rows(head)), *self._summary()])
+        return "\n".join([self._title(), table_text(_shown(head), self._rows(head)), *self._summary()])
 
     __repr__ = __str__
 
@@ -131,7 +121,11 @@ class Report:
             return f"<p>{html.escape(str(self))}</p>"
         head = self._head()
         below = "".join(f"<p>{html.escape(line)}</p>" for line in self._summary())
-        return table_html(head, self._rows(head), self._title()) + below
+        return table_html(_shown(head), self._rows(head), self._title()) + below
+
+
+def _shown(head: list[str]) -> list[str]:
+    return ["old → new" if name == "values" else name for name in head]
 
 
 def _plural(number: int, noun: str) -> str:
@@ -142,7 +136,7 @@ def _plural(number: int, noun: str) -> str:
 def _cell(row: dict[Any, Any], name: str) -> str:
     if name == "line":
         return _where(row)
-    if name == "old → new":
+    if name == "values":
         if row["access"] == "execute":
             return ""
         return f"{_value(row['first'])} → {_value(row['last'])}"

@@ -176,7 +176,7 @@ def _wait_for_threads() -> None:
 def _on_lines(
     code: types.CodeType, wishes: Sequence[Wish], session: Session, mode: str, namespace: dict[str, Any]
 ) -> Iterator[None]:
-    """Try to arm before each line of the script's top level; nothing else is traced, or slowed."""
+    """Try to arm before each line of the script's top level, and at its end; nothing else is traced."""
 
     def tried(line: int) -> bool:
         for wish in wishes:
@@ -189,6 +189,7 @@ def _on_lines(
         yield
     finally:
         stop()
+        tried(0)  # what the last line bound; the script's threads may still write there
 
 
 def _traced(code: types.CodeType, tried: Callable[[int], bool]) -> Callable[[], None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import threading
 import time
 import weakref
 from collections.abc import Iterator
@@ -140,20 +139,18 @@ class Session:
         resolved = resolve(policy, watch.target, watch.mode)
         condition = compile_for(watch, when, watch.mode)
         if on_hit is not None:
-            safepoints.install()
-            interpreter.notify_with(safepoints.number())
-            safepoints.subscribe(self._deliver)
-        elif watch.mode == "r":
-            self._learn_in_background()
+            self._use_safepoints()
+        elif watch.mode == "r" or limit is not None:
+            # Decoding writers, and freeing slots at a limit, can also wait until somebody asks.
+            with contextlib.suppress(NotSupported):
+                self._use_safepoints()
         watch._policy, watch._when, watch._limit, watch._on_hit = policy, when, limit, on_hit
         return settings_of(watch, resolved, condition, limit, on_hit is not None)
 
-    def _learn_in_background(self) -> None:
-        # A watch for reads decodes its writers at safe points; without them, when somebody asks.
-        with contextlib.suppress(NotSupported):
-            safepoints.install()
-            interpreter.notify_with(safepoints.number())
-            safepoints.subscribe(self._deliver)
+    def _use_safepoints(self) -> None:
+        safepoints.install()
+        interpreter.notify_with(safepoints.number())
+        safepoints.subscribe(self._deliver)
 
     def _arm(self, watch: Watch, backend_name: str) -> None:
         self._reap()
@@ -225,7 +222,8 @@ class Session:
                 self._ledger.change(watch, watch._armed)
                 watch.kernel_note = kernel_note(watch, watch._armed.request.kernel, watch.backend)
                 if mode == "r":
-                    self._learn_in_background()
+                    with contextlib.suppress(NotSupported):
+                        self._use_safepoints()
 
     def _set_options(
         self,
@@ -254,6 +252,7 @@ class Session:
         from hwwatch.timelines import build
 
         with self._lock:
+            self._reap()
             hits, parts = self._ledger.attributed(self._delivered)
             self._delivered = self._ledger.end(hits, self._delivered)
             waiting = {watch.id: watch for watch in self._watches.values() if watch._on_hit is not None}
@@ -380,7 +379,12 @@ class Session:
             owner = lib.hww_trap_owner() if lib.hww_core_shared() != native.ffi.NULL else lib.HWW_OWNER_NONE
             names = {lib.HWW_OWNER_US: "hwwatch", lib.HWW_OWNER_OTHER: "another handler"}
             watches = tuple(self._coverage_of(watch) for watch in self._watches.values())
-            free = self._backend_of(next(iter(self._watches.values()))).slots_free() if watches else SLOTS
+            free = SLOTS
+            if watches:
+                try:
+                    free = self._backend_of(next(iter(self._watches.values()))).slots_free()
+                except HwwatchError:  # refused meanwhile, as by a sandbox: none can be had
+                    free = 0
             return Coverage(watches, names.get(owner, "nobody"), _frames_problem(), free)
 
     def _coverage_of(self, watch: Watch) -> WatchCoverage:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import hwwatch
 from hwwatch.attribution import Rows
+from hwwatch.code.arguments import columns
 from hwwatch.code.source import Frame, Source, cell_numbers
 from hwwatch.coverages import thread_names
 from hwwatch.native import lib
@@ -88,13 +89,19 @@ def build(
         "exact": (table.records["flags"] & lib.HWW_HIT_LATE) == 0,
     }
     ordered = {name: columns[name] for name in COLUMNS}
+    ordered |= table.arguments()
     if stack:
         ordered["stack"] = table.stacks()
     if registers:
         values = hits.registers(table.record)
         ordered |= {name: values[:, i] for i, name in enumerate(REGISTERS)}
         ordered["rflags"] = table.records["eflags"].astype(np.uint64)
-    frame = pd.DataFrame(ordered, index=pd.Index(seq, name="seq", dtype="int64"), copy=False)
+    index = pd.Index(seq, name="seq", dtype="int64")
+    for name, column in ordered.items():
+        if isinstance(column, np.ndarray) and column.dtype == object:
+            # pandas 3 would make a column of its own str dtype where all happen to be text
+            ordered[name] = pd.Series(column, index, dtype=object)
+    frame = pd.DataFrame(ordered, index=index, copy=False)
     frame.attrs["hwwatch"] = {
         "coverage": coverage,
         "lost": coverage.get("lost", 0),
@@ -256,6 +263,31 @@ class _Table:
             "column": numbers([frame.column for frame in frames]),
             "cell": numbers([cells.get(frame.file) for frame in frames]),
         }
+
+    def arguments(self) -> dict[str, Any]:
+        """Columns ``arg0`` … for execute watches: what the function was called with; else none."""
+        owners = {watch.id: watch.target.owner for watch in self.watches}
+        out: dict[str, Any] = {}
+        for number, part in enumerate(self.parts):
+            rows = self.mine[number]
+            if part.life.mode != "x" or not len(rows):
+                continue
+            taken = self.record[rows]
+            low = np.ascontiguousarray(self.hits.old[taken]).view(np.float64)
+            high = np.ascontiguousarray(self.hits.new[taken]).view(np.float64)
+            found = columns(
+                owners.get(part.life.watch), self.hits.registers(taken), np.concatenate([low, high], axis=1)
+            )
+            for name, values in found:
+                if len(rows) == len(self) and name not in out:
+                    out[name] = values
+                    continue
+                if name not in out or out[name].dtype != object:
+                    out[name] = (
+                        np.full(len(self), None, object) if name not in out else out[name].astype(object)
+                    )
+                out[name][rows] = values.tolist()
+        return out
 
     def stacks(self) -> NDArray[np.object_]:
         """Whole Python call stacks, innermost first."""

@@ -28,12 +28,15 @@ class Words:
     start : int
         Where the last word begins.
     inside : bool
-        Whether the line ends inside brackets or quotes.
+        Whether the line ends inside brackets.
+    quoted : bool
+        Whether it ends inside quotes.
     """
 
     words: tuple[str, ...]
     start: int
     inside: bool
+    quoted: bool
 
 
 def scan(line: str) -> Words:
@@ -60,7 +63,7 @@ def scan(line: str) -> Words:
         else:
             depth = max(0, depth + (char in _OPEN) - (char in _CLOSE))
     words.append(line[start:])
-    return Words((*(word for word in words[:-1] if word), words[-1]), start, bool(depth or quote))
+    return Words((*(word for word in words[:-1] if word), words[-1]), start, bool(depth), bool(quote))
 
 
 def split(line: str) -> list[str]:

@@ -51,6 +51,7 @@ static int put_back(struct hww_thread *self, const struct hww_piece *piece, uint
     return hww_guarded(self, store_plainly, &job);
 }
 
+/* The snapshot first: a store by another thread between the two is then seen, and undone, at its own trap. */
 static int undo(struct hww_thread *self, struct hww_watch *watch, uint32_t index, const uint64_t before[4],
                 uint32_t changed)
 {
@@ -59,16 +60,14 @@ static int undo(struct hww_thread *self, struct hww_watch *watch, uint32_t index
     for (uint32_t p = 0; p < watch->npieces; p++) {
         if (!(changed >> p & 1))
             continue;
-        if (put_back(self, &watch->pieces[p], before[p]) < 0) {
-            result = -EFAULT;
-            continue;
-        }
         uint64_t mask = 0, now = HWW_LOAD(&last[p]);
         for (uint32_t b = 0; b < watch->pieces[p].nbytes; b++)
             if (watch->pieces[p].wanted >> b & 1)
                 mask |= 0xffull << 8 * b;
         __atomic_compare_exchange_n(&last[p], &now, (now & ~mask) | (before[p] & mask), 0, __ATOMIC_ACQ_REL,
                                     __ATOMIC_ACQUIRE);
+        if (put_back(self, &watch->pieces[p], before[p]) < 0)
+            result = -EFAULT;
     }
     return result;
 }

@@ -178,7 +178,7 @@ struct hww_watch {
     uint32_t nframes;    /* [arm] Python frames wanted a hit */
     uint32_t shared;     /* [arm] the bytes are in a shared mapping: so is their last snapshot */
     uint32_t settings;   /* [arm] arena id of a hww_settings; 0: none */
-    uint32_t modified;   /* [arm] this generation took the events over from the one before */
+    uint32_t first;      /* [arm] generation when it was claimed; live changes of mode begin further ones */
     uint32_t follow;     /* [arm] forked children of an execute watch arm themselves */
     struct hww_piece pieces[4];
     uint64_t initial[4];   /* [arm] value of each piece when it was armed */
@@ -191,6 +191,7 @@ struct hww_watch {
     uint64_t late;         /* [trap] records flagged HWW_HIT_LATE */
     uint64_t inferred;     /* [trap] records with a bit in hit that no signal named */
     uint64_t accounted[4]; /* [trap] by piece: kernel counts that records stand for */
+    uint64_t guessed[4];   /* [trap] by piece: of those, the ones that no signal named */
     uint64_t nested[4];    /* [trap] by piece: traps that the handler itself caused */
     uint64_t retired[4];   /* [arm] by piece: final counts of events closed so far */
 };
@@ -323,6 +324,8 @@ int hww_watch_claim(uint32_t mode, uint32_t npieces, const struct hww_piece *pie
                     uint32_t shared);
 int hww_watch_open(int watch, const struct hww_arm_options *options, struct hww_arm_report *report);
 int hww_watch_publish(int watch);
+int hww_watch_stop(int watch);
+int hww_watch_settle(int watch, uint32_t milliseconds);
 int hww_watch_close(int watch);
 int hww_watch_enable(int watch, int on);
 int hww_watch_configure(int watch, const struct hww_settings *settings);

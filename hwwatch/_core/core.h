@@ -107,6 +107,7 @@ uint64_t hww_hash(uint64_t seed, const void *data, size_t size);
 
 /* slots.c, for the handler: how often the kernel counted a piece in this process' events; -1: cannot tell. */
 int64_t hww_watch_counted(uint32_t watch, uint32_t piece);
+uint32_t hww_copy_excess(uint32_t nbytes);
 void hww_watch_forked(void);
 void hww_watch_orphaned(uint32_t watch);
 extern volatile uint64_t hww_canary_seen;
@@ -119,6 +120,5 @@ static inline uint64_t hww_cookie(uint32_t generation, uint32_t watch, uint32_t 
     return HWW_COOKIE_MAGIC << 48 | (uint64_t)generation << 16 | watch << 8 | piece;
 }
 void hww_snapshot_take(uint32_t watch);
-void hww_snapshot_keep(uint32_t watch, uint32_t generation);
 
 #endif

@@ -4,12 +4,14 @@
  * other calls (backends/perf.py holds a lock); any thread may trap meanwhile. */
 #define _GNU_SOURCE
 #include <dirent.h>
+#include <fcntl.h>
 #include <linux/hw_breakpoint.h>
 #include <linux/perf_event.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "core.h"
@@ -26,7 +28,11 @@ static struct {
     uint32_t count, capacity;
 } lists[HWW_MAX_WATCHES];
 
-static uint64_t scratch[1];
+static uint64_t scratch[32];
+
+/* Counts of one 8-byte piece when the kernel copies over it: 8 where it copies a byte at a time (rep movsb),
+ * 1 where by words. Measured once. */
+static uint32_t copy_counts;
 
 /* Something to execute under the canary's breakpoint. */
 __attribute__((noinline, noclone, aligned(16))) static void scratch_function(void)
@@ -164,11 +170,12 @@ int hww_watch_claim(uint32_t mode, uint32_t npieces, const struct hww_piece *pie
         watch->shared = shared;
         memset(watch->pieces, 0, sizeof watch->pieces);
         memcpy(watch->pieces, pieces, npieces * sizeof *pieces);
-        watch->settings = watch->modified = 0;
+        watch->settings = 0;
+        HWW_STORE(&watch->first, watch->generation);
         watch->seen = watch->tickets = watch->filtered = 0;
         watch->recorded = watch->dropped = watch->late = watch->inferred = 0;
         for (int p = 0; p < HWW_MAX_PIECES; p++)
-            watch->accounted[p] = watch->nested[p] = watch->retired[p] = 0;
+            watch->accounted[p] = watch->guessed[p] = watch->nested[p] = watch->retired[p] = 0;
         lists[index].count = 0;
         hww_snapshot_take(index);
         __atomic_fetch_or(&hww_active, 1ull << index, __ATOMIC_ACQ_REL);
@@ -222,39 +229,85 @@ static int arm_thread(int watch, pid_t tid, uint32_t inherited, const struct hww
     return 0;
 }
 
-/* Arm every thread, and look again until no new one is found. A thread that appears meanwhile was cloned
- * by an armed one, and has inherited, or by one not armed yet: its free slots tell, since a thread with an
- * event twice would count each hit twice. */
+/* The process id given out last in this pid namespace, 0 where it cannot be read. Ids are given out in
+ * ascending order, so it tells which threads were created before now (kernel/pid.c, alloc_pid). */
+static pid_t last_pid(void)
+{
+    char text[16] = {0};
+    int fd = open("/proc/sys/kernel/ns_last_pid", O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return 0;
+    ssize_t got = read(fd, text, sizeof text - 1);
+    close(fd);
+    return got > 0 ? (pid_t)atoi(text) : 0;
+}
+
+/* Ids wrap around at pid_max, of which a process sees a small part. */
+static int created_after(pid_t tid, pid_t mark)
+{
+    int distance = tid - mark;
+    return mark > 0 && ((distance > 0 && distance < 1 << 14) || distance < -(1 << 14));
+}
+
+/* Pieces that a thread has by inheritance, told by its free slots. Not quite sure: the kernel swaps the
+ * contexts of sibling threads (context_equiv in kernel/events/core.c), and with them the events, but not the
+ * slots on their account. */
+static int inherited_pieces(int watch, pid_t tid)
+{
+    int npieces = (int)watch_at(watch)->npieces;
+    int here = hww_slots_free(0), there = hww_slots_free(tid);
+    if (here < 0 || there < 0)
+        return -ESRCH;
+    int absent = there - here;
+    return npieces - (absent < 0 ? 0 : absent > npieces ? npieces : absent);
+}
+
+/* Arm every thread, and look again until no new one is found. A thread that appears meanwhile was created by
+ * an armed one, and has inherited, or by one not armed yet. Created after the mark, which is taken when all
+ * threads known so far are armed, it has inherited for sure; others are asked for their slots, since one that
+ * is armed twice counts each of its hits twice. */
 int hww_watch_open(int watch, const struct hww_arm_options *options, struct hww_arm_report *report)
 {
     memset(report, 0, sizeof *report);
     watch_at(watch)->follow = options->follow_fork;
-    for (int pass = 0, fresh = 1; fresh; pass++) {
+    pid_t mark = 0;
+    for (int pass = 0, open = 1; open; pass++) {
         pid_t *tids = NULL;
-        int count = list_threads(&tids), error = 0;
+        int count = list_threads(&tids), error = 0, armed = 0, undecided = 0;
         if (count < 0)
             return count;
-        fresh = 0;
+        open = 0;
         for (int i = 0; i < count && !error; i++) {
             if (list_find(watch, tids[i]))
                 continue;
-            uint32_t inherited = 0;
-            if (pass > 0) {
-                int here = hww_slots_free(0), there = hww_slots_free(tids[i]);
-                uint32_t npieces = watch_at(watch)->npieces;
-                if (there < 0 || here < 0) { /* ended meanwhile */
-                    report->vanished++;
-                    list_add(watch, tids[i]);
-                    continue;
-                }
-                int missing = there - here; /* pieces that the new thread does not hold */
-                missing = missing<0 ? 0 : missing>(int) npieces ? (int)npieces : missing;
-                inherited = npieces - (uint32_t)missing;
-                if (inherited == npieces)
-                    report->inherited++;
+            if (pass > 0 && created_after(tids[i], mark)) {
+                undecided++;
+                continue;
             }
-            fresh = 1;
-            error = arm_thread(watch, tids[i], inherited, options, report);
+            int inherited = pass > 0 ? inherited_pieces(watch, tids[i]) : 0;
+            open = 1;
+            if (inherited < 0) { /* ended meanwhile */
+                report->vanished++;
+                error = list_add(watch, tids[i]) ? 0 : -ENOMEM;
+                continue;
+            }
+            armed += inherited < (int)watch_at(watch)->npieces;
+            report->inherited += inherited == (int)watch_at(watch)->npieces;
+            error = arm_thread(watch, tids[i], (uint32_t)inherited, options, report);
+        }
+        if (armed && !error) {
+            /* A clone under way has copied its creator's events before it gets its id: let it pass. */
+            const struct timespec moment = {0, 50000};
+            if (pass > 0 || undecided)
+                nanosleep(&moment, NULL);
+            mark = last_pid();
+        } else {
+            /* Nobody was without: whoever was created after the mark has inherited. */
+            for (int i = 0; i < count && !error; i++)
+                if (!list_find(watch, tids[i])) {
+                    report->inherited++;
+                    error = list_add(watch, tids[i]) ? 0 : -ENOMEM;
+                }
         }
         free(tids);
         if (error)
@@ -286,6 +339,13 @@ int hww_watch_counts(int watch, uint64_t counts[4])
     return 0;
 }
 
+/* Most counts beyond the first that one copy by the kernel makes of a piece. */
+uint32_t hww_copy_excess(uint32_t nbytes)
+{
+    uint32_t counts = copy_counts * nbytes / 8;
+    return counts > 1 ? counts - 1 : 0;
+}
+
 int64_t hww_watch_counted(uint32_t watch, uint32_t piece)
 {
     uint32_t count = HWW_LOAD(&lists[watch].count);
@@ -298,32 +358,59 @@ int64_t hww_watch_counted(uint32_t watch, uint32_t piece)
     return (int64_t)total;
 }
 
-/* Disarm in all threads and children; hits in flight are still recorded. The handler calls this when a limit
- * is reached, perhaps while another thread does: only system calls and atomic exchanges. The list's length
- * stays, for whoever reads it meanwhile; its descriptors become -1. */
-int hww_watch_close(int watch)
+/* No new hits from now on, in any thread or child. The handler calls this when a limit is reached, perhaps
+ * while another thread does: only system calls. */
+int hww_watch_stop(int watch)
 {
     struct hww_watch *entry = watch_at(watch);
     uint32_t count = HWW_LOAD(&lists[watch].count);
-    struct event *events = HWW_LOAD(&lists[watch].events);
+    const struct event *events = HWW_LOAD(&lists[watch].events);
     for (uint32_t i = 0; i < count; i++)
         for (int p = 0; p < HWW_MAX_PIECES; p++)
             if (HWW_LOAD(&events[i].fd[p]) >= 0)
                 ioctl(HWW_LOAD(&events[i].fd[p]), PERF_EVENT_IOC_DISABLE, 0);
-    for (uint32_t i = 0; i < count; i++)
-        for (int p = 0; p < HWW_MAX_PIECES; p++) {
-            int fd = __atomic_exchange_n(&events[i].fd[p], -1, __ATOMIC_ACQ_REL);
-            if (fd < 0)
-                continue;
-            HWW_ADD(&entry->retired[p], event_count(fd));
-            close(fd);
-        }
     uint32_t state = HWW_LOAD(&entry->state);
     while (state != HWW_RETIRED && state != HWW_FREE &&
            !__atomic_compare_exchange_n(&entry->state, &state, HWW_RETIRED, 0, __ATOMIC_ACQ_REL,
                                         __ATOMIC_ACQUIRE))
         ;
     __atomic_fetch_and(&hww_active, ~(1ull << watch), __ATOMIC_ACQ_REL);
+    return 0;
+}
+
+/* Wait for hits that were counted and are on their way to the handler: closing an event cancels the task
+ * work that would send its signal (perf_pending_task_sync). Returns how many are still missing. */
+int hww_watch_settle(int watch, uint32_t milliseconds)
+{
+    const struct hww_watch *entry = watch_at(watch);
+    const struct timespec moment = {0, 200000};
+    for (uint32_t tries = 0;; tries++) {
+        uint64_t counts[HWW_MAX_PIECES], missing = 0;
+        hww_watch_counts(watch, counts);
+        for (uint32_t p = 0; p < entry->npieces; p++) {
+            uint64_t known = HWW_LOAD(&entry->accounted[p]) + HWW_LOAD(&entry->nested[p]);
+            /* An inferred hit may stand for one that is still on its way. */
+            known -= tries < 25 ? HWW_LOAD(&entry->guessed[p]) : 0;
+            missing += counts[p] > known ? counts[p] - known : 0;
+        }
+        if (!missing || tries >= milliseconds * 5)
+            return missing > INT32_MAX ? INT32_MAX : (int)missing;
+        nanosleep(&moment, NULL);
+    }
+}
+
+/* Give the slots back. */
+int hww_watch_close(int watch)
+{
+    hww_watch_stop(watch);
+    for (uint32_t i = 0; i < lists[watch].count; i++)
+        for (int p = 0; p < HWW_MAX_PIECES; p++) {
+            int fd = __atomic_exchange_n(&lists[watch].events[i].fd[p], -1, __ATOMIC_ACQ_REL);
+            if (fd < 0)
+                continue;
+            HWW_ADD(&watch_at(watch)->retired[p], event_count(fd));
+            close(fd);
+        }
     return 0;
 }
 
@@ -348,8 +435,6 @@ int hww_watch_modify(int watch, uint32_t mode, const struct hww_arm_options *opt
     if (mode == HWW_EXECUTE || entry->mode == HWW_EXECUTE)
         return -EINVAL;
     uint32_t generation = entry->generation + 1;
-    hww_snapshot_keep((uint32_t)watch, generation);
-    HWW_STORE(&entry->modified, 1);
     /* While the events change over, handlers treat hits of both kinds as the more general one. */
     uint32_t before = entry->mode;
     if (mode != HWW_WRITE)
@@ -438,11 +523,38 @@ void hww_watch_orphaned(uint32_t watch)
             event_close(&lists[watch].events[i].fd[p]);
 }
 
+/* See copy_counts: a read of /dev/zero over a breakpoint that only counts, short and long. */
+static void measure_copies(void)
+{
+    const struct hww_arm_options options = {1, 0};
+    struct perf_event_attr attr;
+    event_describe(&attr, HWW_WRITE, (uint64_t)scratch, 8, 0, &options, 0);
+    attr.sample_period = 0;
+    attr.sigtrap = attr.remove_on_exec = attr.inherit = attr.inherit_thread = 0;
+    attr.sig_data = 0;
+    int fd = (int)syscall(SYS_perf_event_open, &attr, 0, -1, -1, PERF_FLAG_FD_CLOEXEC);
+    int zero = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+    uint64_t before = 0, most = 1;
+    for (size_t size = 8; fd >= 0 && zero >= 0 && size <= sizeof scratch; size *= 4) {
+        ssize_t got = read(zero, scratch, size);
+        uint64_t now = event_count(fd);
+        if (got == (ssize_t)size && now - before > most)
+            most = now - before;
+        before = now;
+    }
+    copy_counts = (uint32_t)(most > 8 ? 8 : most);
+    if (zero >= 0)
+        close(zero);
+    event_close(&fd);
+}
+
 /* Prove on the calling thread that a breakpoint of this kind really traps: some virtual machines and
  * sandboxes accept one and never fire it. Returns 1 when it fired, 0 when it did not, -errno. */
 int hww_canary(uint32_t mode, uint32_t nbytes, uint32_t kernel)
 {
     const struct hww_arm_options options = {kernel, 0};
+    if (kernel && !copy_counts)
+        measure_copies();
     sigset_t only, before;
     sigemptyset(&only);
     sigaddset(&only, SIGTRAP);

@@ -29,7 +29,7 @@ static struct hww_signal trap_signal, segv_signal, bus_signal;
 
 /* Last value of each piece of a watch; private, since after a fork the memory is private too. */
 static struct {
-    uint32_t generation;
+    uint32_t first; /* whose: hww_watch.first */
     uint64_t values[HWW_MAX_PIECES];
 } snapshots[HWW_MAX_WATCHES];
 
@@ -109,13 +109,7 @@ void hww_snapshot_take(uint32_t index)
         read_by_kernel(&now, hww_thread.pid);
     memcpy(hww_snapshot_of(index, watch), now.values, sizeof now.values);
     memcpy(watch->initial, now.values, sizeof now.values);
-    HWW_STORE(&snapshots[index].generation, watch->generation);
-}
-
-/* The values stay those of the watch when it goes on under a new generation. */
-void hww_snapshot_keep(uint32_t index, uint32_t generation)
-{
-    HWW_STORE(&snapshots[index].generation, generation);
+    HWW_STORE(&snapshots[index].first, watch->first);
 }
 
 struct change {
@@ -127,11 +121,11 @@ struct change {
 /* What happened to the watched bytes since the last trap. Compare-and-swap, with the memory read between
  * load and swap, so that of two threads trapping at once neither can put an older value over a newer one:
  * the old value of each record is the new value of the one before. */
-static void observe(struct hww_thread *self, uint32_t index, const struct hww_watch *watch,
-                    uint32_t generation, struct change *out)
+static void observe(struct hww_thread *self, uint32_t index, const struct hww_watch *watch, uint32_t first,
+                    struct change *out)
 {
     uint64_t *last = hww_snapshot_of(index, watch);
-    int unknown = !watch->shared && HWW_LOAD(&snapshots[index].generation) != generation;
+    int unknown = !watch->shared && HWW_LOAD(&snapshots[index].first) != first;
     uint32_t count = watch->npieces;
     struct reading now = {watch, 0, count - 1, {0}};
     for (uint32_t p = 0; p < count; p++)
@@ -147,7 +141,7 @@ static void observe(struct hww_thread *self, uint32_t index, const struct hww_wa
             out->before[p] = now.values[p];
             HWW_STORE(&last[p], now.values[p]);
         }
-        HWW_STORE(&snapshots[index].generation, generation);
+        HWW_STORE(&snapshots[index].first, first);
     }
     for (uint32_t p = 0; p < count; p++) {
         while (out->before[p] != now.values[p] &&
@@ -185,10 +179,12 @@ static void account(struct hww_thread *self, struct hww_watch *watch, uint32_t i
     for (uint32_t p = 0; p < watch->npieces; p++) {
         if (!(mask >> p & 1))
             continue;
-        uint64_t accounted = HWW_ADD(&watch->accounted[p], 1) + 1;
+        uint64_t known = HWW_ADD(&watch->accounted[p], 1) + 1 + HWW_LOAD(&watch->nested[p]);
         int64_t counted = kernel ? hww_watch_counted(index, p) : -1;
-        if (counted >= 0 && (uint64_t)counted > accounted + HWW_LOAD(&watch->nested[p]))
-            HWW_ADD(&watch->accounted[p], (uint64_t)counted - accounted - HWW_LOAD(&watch->nested[p]));
+        if (counted < 0 || (uint64_t)counted <= known)
+            continue;
+        uint64_t excess = hww_copy_excess(watch->pieces[p].nbytes), missing = (uint64_t)counted - known;
+        HWW_ADD(&watch->accounted[p], missing < excess ? missing : excess);
     }
 }
 
@@ -244,13 +240,18 @@ static void take(struct hww_thread *self, struct trap *trap, struct hww_watch *w
     } else {
         walk_frames(self, trap, watch->nframes);
         finding->flags |= trap->stack_flags;
-        if (hww_record_write(watch, index, &trap->moment, finding) == 0)
+        if (hww_record_write(watch, index, &trap->moment, finding) == 0) {
             account(self, watch, index, finding->hit, kernel);
+            for (uint32_t p = 0; p < watch->npieces; p++)
+                if (finding->hit >> p & 1 && p != finding->named)
+                    HWW_ADD(&watch->guessed[p], 1);
+        }
     }
-    if (settings && settings->limit && ticket == settings->limit)
-        hww_watch_close((int)index);
+    int last = settings && settings->limit && ticket == settings->limit;
+    if (last)
+        hww_watch_stop((int)index);
     /* A read watch asks for its unknown writers to be decoded, so that they cost no record from then on. */
-    if (settings && (settings->notify || (watch->mode == HWW_READ && change->mask)))
+    if (settings && (settings->notify || last || (watch->mode == HWW_READ && change->mask)))
         hww_notify();
 }
 
@@ -258,10 +259,9 @@ static void observe_watch(struct hww_thread *self, struct trap *trap, uint32_t i
 {
     struct hww_watch *watch = &hww_region.shared->watches[index];
     int named = index == trap->watch;
-    uint32_t generation = HWW_LOAD(&watch->generation);
-    /* A live change of mode begins a new generation; hits of the one before it may still be on their way. */
-    if (named && trap->generation != generation &&
-        (trap->generation != generation - 1 || !HWW_LOAD(&watch->modified))) {
+    uint32_t generation = HWW_LOAD(&watch->generation), first = HWW_LOAD(&watch->first);
+    /* A live change of mode begins a new generation; hits of those before it may still be on their way. */
+    if (named && trap->generation - first > generation - first) {
         HWW_ADD(&hww_region.shared->stale, 1);
         if ((uint32_t)self->pid != watch->owner)
             hww_watch_orphaned(index);
@@ -287,16 +287,17 @@ static void observe_watch(struct hww_thread *self, struct trap *trap, uint32_t i
         memcpy(finding.old_bytes, arguments, sizeof finding.old_bytes);
         memcpy(finding.new_bytes, arguments + 4, sizeof finding.new_bytes);
     } else {
-        observe(self, index, watch, generation, &change);
+        observe(self, index, watch, first, &change);
         pack(watch, change.before, finding.old_bytes);
         pack(watch, change.now, finding.new_bytes);
     }
     finding.hit = change.mask | (named ? 1u << trap->piece : 0);
-    if (!finding.hit || HWW_LOAD(&watch->generation) != generation)
+    if (!finding.hit || HWW_LOAD(&watch->first) != first)
         return;
     if (named)
         finding.named = trap->piece;
-    int kernel = trap->after_syscall && watch->mode != HWW_EXECUTE;
+    /* A late hit comes at the end of whatever system call unblocked the signal: it says nothing of origin. */
+    int kernel = trap->after_syscall && watch->mode != HWW_EXECUTE && !(trap->flags & HWW_HIT_LATE);
     if (watch->mode == HWW_READ && trap->known_writer && !kernel) {
         filter(self, watch, index, finding.hit, kernel);
         return;

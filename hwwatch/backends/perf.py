@@ -5,15 +5,20 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from dataclasses import replace
 from typing import Any
 
 from hwwatch import native
+from hwwatch.coverages import hits_on_their_way
 from hwwatch.errors import CanaryError, NoSlotError
 from hwwatch.native import check, ffi, lib
 from hwwatch.types import Armed, ArmRequest
 
 CORE_MODE = {"w": lib.HWW_WRITE, "rw": lib.HWW_READWRITE, "r": lib.HWW_READ, "x": lib.HWW_EXECUTE}
+#: Milliseconds to wait for hits that were counted and are not recorded yet, before they are called lost;
+#: seconds, while threads are waiting for their turn to run.
+SETTLE, PATIENCE = 10, 1.0
 _WORDS = {"w": "write", "rw": "read-write", "r": "read-write", "x": "execute"}
 
 
@@ -85,6 +90,11 @@ class PerfBackend:
         """Disable and close all events. A fork's child cannot disarm its parent: it holds none of them."""
         with self._lock:
             if self._current(armed):
+                lib.hww_watch_stop(armed.index)
+                deadline = time.monotonic() + PATIENCE
+                while lib.hww_watch_settle(armed.index, SETTLE) and hits_on_their_way():
+                    if time.monotonic() > deadline:
+                        break
                 lib.hww_watch_close(armed.index)
 
     def enable(self, armed: Armed, on: bool) -> None:

@@ -1,0 +1,193 @@
+"""Forked children write into the same timeline under their own pid, and cannot disturb their parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import hwwatch
+
+
+def test_rows_carry_the_childs_pid(in_child: Callable[..., Any]) -> None:
+    def work():
+        array = np.zeros(8)
+        watch = hwwatch.watch(array[3:4])
+        array[3] = 1
+        child = os.fork()
+        if not child:
+            array[3] = 2
+            array[3] = 3
+            os._exit(0)
+        os.waitpid(child, 0)
+        array[3] = 4
+        rows = hwwatch.timeline()
+        return {
+            "pids": [{os.getpid(): "parent", child: "child"}[pid] for pid in rows.pid],
+            "tids": (rows.tid == rows.pid).all(),
+            "old": rows.old.tolist(),
+            "new": rows.new.tolist(),
+            "lines": (rows.line - rows.line.iloc[0]).tolist(),
+            "threads": rows.thread.nunique(),
+            "tally": (watch.counted, watch.hits, watch.lost),
+            "children": watch.coverage.children,
+        }
+
+    assert in_child(work) == {
+        "pids": ["parent", "child", "child", "parent"],
+        "tids": True,
+        "old": [0, 1, 2, 1],
+        "new": [1, 2, 3, 4],
+        "lines": [0, 3, 4, 7],
+        "threads": 2,
+        "tally": [4, 4, 0],
+        "children": "forked children followed",
+    }
+
+
+def test_children_not_followed(in_child: Callable[..., Any]) -> None:
+    def work():
+        array = np.zeros(8)
+        watch = hwwatch.watch(array[3:4], follow_fork=False)
+        child = os.fork()
+        if not child:
+            array[3] = 2
+            os._exit(0)
+        os.waitpid(child, 0)
+        array[3] = 4
+        return hwwatch.timeline().new.tolist(), watch.counted, watch.coverage.children
+
+    assert in_child(work) == [[4], 1, "children not followed"]
+
+
+def test_memory_shared_by_both(in_child: Callable[..., Any]) -> None:
+    """In a shared mapping the value before a child's store is what the parent stored, and back."""
+
+    def work():
+        import mmap
+
+        array = np.frombuffer(mmap.mmap(-1, 4096))
+        watch = hwwatch.watch(array[3:4])
+        for _ in range(5):
+            array[3] += 1
+            child = os.fork()
+            if not child:
+                array[3] += 1
+                os._exit(0)
+            os.waitpid(child, 0)
+        rows = hwwatch.timeline()
+        return rows.old.tolist(), rows.new.tolist(), rows.pid.nunique(), watch.lost
+
+    assert in_child(work) == [list(range(10)), list(range(1, 11)), 6, 0]
+
+
+def test_child_cannot_disarm_its_parent(in_child: Callable[..., Any]) -> None:
+    """Not by its own calls, not by leaving through atexit, not by watching something of its own."""
+
+    def work():
+        def disarm():
+            watch.disarm()
+            hwwatch.unwatch()
+
+        def switch():
+            watch.enabled = False
+            watch.mode = "rw"
+
+        def close():
+            from hwwatch.sessions import default_session
+
+            default_session().close()
+
+        def another():
+            with hwwatch.watching(other[1:2]) as mine:
+                other[1] = 5
+            if mine.hits != 1 or mine.timeline().pid.tolist() != [os.getpid()]:
+                os._exit(3)
+
+        def descriptors():
+            names = [os.readlink(entry.path) for entry in os.scandir("/proc/self/fd")]
+            if any("perf_event" in name for name in names):
+                os._exit(4)
+
+        array, other = np.zeros(8), np.zeros(8)
+        watch = hwwatch.watch(array[3:4])
+        codes = []
+        acts = [disarm, switch, close, another, descriptors, sys.exit]
+        for number, act in enumerate(acts):
+            sys.stdout.flush()
+            child = os.fork()
+            if not child:
+                act()
+                os._exit(0)
+            codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            array[3] = number + 1
+        rows = watch.timeline()
+        return codes, rows.new.tolist(), set(rows.pid) == {os.getpid()}, watch.armed, watch.lost
+
+    assert in_child(work) == [[0] * 6, [1, 2, 3, 4, 5, 6], True, True, 0]
+
+
+def test_grandchildren_and_multiprocessing(in_child: Callable[..., Any]) -> None:
+    def work():
+        import multiprocessing
+
+        array = np.zeros(8)
+        watch = hwwatch.watch(array[3:4])
+
+        def store(depth):
+            array[3] = depth
+            if depth:
+                process = multiprocessing.get_context("fork").Process(target=store, args=(depth - 1,))
+                process.start()
+                process.join()
+
+        store(3)
+        rows = hwwatch.timeline()
+        return rows.new.tolist(), rows.pid.nunique(), (watch.counted, watch.hits, watch.lost)
+
+    assert in_child(work) == [[3, 2, 1, 0], 4, [4, 4, 0]]
+
+
+def test_killed_child_leaves_whole_records(in_child: Callable[..., Any]) -> None:
+    """A child that is killed in the middle of storing: what it recorded stays, nothing torn is shown."""
+
+    def work():
+        array = np.zeros(8)
+        watch = hwwatch.watch(array[3:4])
+        children = []
+        for turn in range(12):
+            child = os.fork()
+            if not child:
+                n = 0
+                while True:
+                    n += 1
+                    array[3] = n
+            time.sleep(0.01 + turn / 1000)
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            children.append(child)
+        array[3] = -1
+        # A record that its writer left half-written is stepped over after a moment, not at once.
+        deadline = time.monotonic() + 5
+        while (rows := hwwatch.timeline()).pid.iloc[-1] != os.getpid() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        consecutive = True
+        for child in children:
+            mine = rows[rows.pid == child]
+            consecutive &= mine.new.tolist() == list(range(1, len(mine) + 1))
+            consecutive &= mine.old.tolist() == list(range(len(mine)))
+            consecutive &= len(mine) > 0
+        last = rows.iloc[-1]
+        return {
+            "consecutive": bool(consecutive),
+            "last": (last.new, last.pid == os.getpid()),
+            "balance": watch.counted - watch.hits - watch.lost,
+            "lost": watch.lost <= 12,  # a hit whose signal never came, at most one each
+        }
+
+    assert in_child(work) == {"consecutive": True, "last": [-1, True], "balance": 0, "lost": True}

@@ -1,0 +1,104 @@
+"""Arming and disarming leaves no file descriptor, thread, mapping or handler behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import hwwatch
+
+
+def test_two_hundred_cycles(in_child: Callable[..., Any]) -> None:
+    def work():
+        from hwwatch.sessions import Session
+
+        def state():
+            with open("/proc/self/maps") as file:
+                maps = len(file.readlines())
+            return {
+                "files": sorted(os.listdir("/proc/self/fd")),
+                "threads": sorted(os.listdir("/proc/self/task")),
+                "maps": maps,
+            }
+
+        array = np.zeros(8)
+        idle = [threading.Thread(target=end.wait, daemon=True) for end in [threading.Event()] * 5]
+        for thread in idle:
+            thread.start()
+        hits, states = 0, []
+        for cycle in range(200):
+            with Session() as session:
+                one = session.watch(array[3:4])
+                two = session.watch(array[4:6], "rw")
+                array[3] = array[5] = cycle
+                hits += one.hits
+                if cycle % 20 == 0:
+                    session.timeline()
+                two.disarm()
+            if cycle in (5, 199):
+                states.append(state())
+        before, after = states
+        grown = after.pop("maps") - before.pop("maps")
+        return hits, before == after, grown
+
+    hits, same, grown = in_child(work)
+    assert hits == 200
+    assert same
+    assert grown <= 10  # the allocator's own, not one a cycle
+
+
+def test_too_few_file_descriptors(in_child: Callable[..., Any]) -> None:
+    """A watch needs one for each thread and register; refused half way, it leaves none open."""
+
+    def work():
+        import resource
+
+        array = np.zeros(8)
+        end = threading.Event()
+        threads = [threading.Thread(target=end.wait) for _ in range(30)]
+        for thread in threads:
+            thread.start()
+        kept = hwwatch.watch(array[:1], name="kept")
+        files = len(os.listdir("/proc/self/fd"))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files + 20, hard))
+        try:
+            hwwatch.watch(array[2:4], name="refused")
+            message = None
+        except hwwatch.HwwatchError as error:
+            message = str(error)
+        left = len(os.listdir("/proc/self/fd")) - files
+        names = [watch.name for watch in hwwatch.watches()]
+        array[0] = array[2] = 1
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        again = hwwatch.watch(array[2:4], name="again")
+        array[2] = 2
+        end.set()
+        for thread in threads:
+            thread.join()
+        return message, left, names, kept.hits, again.hits
+
+    message, left, names, kept, again = in_child(work)
+    assert "\n" not in message
+    assert "EMFILE" in message
+    assert "ulimit -n" in message
+    assert (left, names, kept, again) == (0, ["kept"], 1, 1)
+
+
+def test_unwatching_under_an_exception(in_child: Callable[..., Any]) -> None:
+    def work():
+        array = np.zeros(8)
+        try:
+            with hwwatch.watching(array[3:4]) as watch:
+                array[3] = 1
+                raise KeyError("any")
+        except KeyError:
+            array[3] = 2
+        files = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if fd != "3"]
+        return watch.armed, watch.timeline().new.tolist(), any("perf_event" in name for name in files)
+
+    assert in_child(work) == [False, [1], False]

@@ -1,0 +1,315 @@
+"""The command `hwwatch` as a user calls it, beside plain `python`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.hardware
+
+Done = subprocess.CompletedProcess[str]
+
+
+def hwwatch(*words: str, cwd: Path | None = None) -> Done:
+    return python("-m", "hwwatch", *words, cwd=cwd)
+
+
+def python(*words: str, cwd: Path | None = None) -> Done:
+    return subprocess.run([sys.executable, *words], cwd=cwd, capture_output=True, text=True, timeout=60)
+
+
+def script(folder: Path, text: str) -> Path:
+    path = folder / "script.py"
+    path.write_text(text)
+    return path
+
+
+BUG = """\
+import sys
+import numpy as np
+
+a = None
+a = np.zeros(8)
+
+def bug(n):
+    for i in range(n):
+        a[i] = i + 1
+
+if __name__ == "__main__":
+    bug(5)
+    a[3] = 7
+"""
+
+
+def test_lines_that_wrote(tmp_path: Path) -> None:
+    script(tmp_path, BUG)
+    done = hwwatch("run", "script.py", "--watch", "a[3]", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert lines[0] == "a[3]: 2 hits by 2 lines"
+    assert [line.split()[:2] for line in lines[2:4]] == [["script.py:9", "1"], ["script.py:13", "1"]]
+    assert "0.0 → 4.0" in lines[2]
+    assert "a[i] = i + 1" in lines[2]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("script.py", "x", "--watch", "a[3]", "a[4]"),
+        ("--watch", "a[3]", "--watch=a[4]", "script.py", "x"),
+        ("--watch", "a[3] a[4]", "--", "script.py", "x"),
+    ],
+)
+def test_where_options_may_stand(tmp_path: Path, words: tuple[str, ...]) -> None:
+    script(tmp_path, BUG + "print(sys.argv)\n")
+    done = hwwatch("run", *words, cwd=tmp_path)
+    assert done.stdout == "['script.py', 'x']\n"
+    assert done.stderr.startswith("a[3], a[4]: 3 hits by 2 lines")
+
+
+AROUND = """\
+import os, pickle, sys
+class Thing: pass
+print(__name__, __file__, __spec__, __package__, __doc__, sys.argv, sys.path[0])
+print(sorted(name for name in globals() if not name.startswith("__cached")))
+print(pickle.loads(pickle.dumps(Thing())).__class__ is Thing, sys.modules["__main__"].__dict__ is globals())
+"""
+
+
+def test_the_script_sees_what_it_sees_under_python(tmp_path: Path) -> None:
+    folder = tmp_path / "real"
+    folder.mkdir()
+    (tmp_path / "link.py").symlink_to(script(folder, AROUND))
+    for name in ("real/script.py", "link.py"):
+        plain = python(name, "-x", "y", cwd=tmp_path)
+        done = hwwatch("run", name, "-x", "y", "--watch", "nothing", cwd=tmp_path)
+        assert plain.returncode == 0, plain.stderr
+        assert done.stdout == plain.stdout
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "pass",
+        "sys.exit()",
+        "sys.exit(7)",
+        "sys.exit('sorry')",
+        "1 / 0",
+        "def f():\n    raise KeyError(1)\ntry:\n    f()\nexcept KeyError:\n    raise ValueError(2)",
+        "raise KeyboardInterrupt",
+        "sys.excepthook = lambda *_: print('mine', file=sys.stderr)\n1 / 0",
+        "import atexit\natexit.register(print, 'last')",
+        "import threading as t, time\nt.Thread(target=lambda: time.sleep(0.3) or print(4)).start()\n1 / 0",
+        "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)",
+    ],
+)
+def test_endings_as_under_python(tmp_path: Path, ending: str) -> None:
+    script(tmp_path, f"import sys\nprint('begin')\n{ending}\n")
+    plain = python("script.py", cwd=tmp_path)
+    done = hwwatch("run", "script.py", "--watch", "nothing[0]", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (plain.returncode, plain.stdout)
+    ours = [line for line in done.stderr.splitlines(keepends=True) if not line.startswith("hwwatch: ")]
+    assert "".join(ours) == plain.stderr
+
+
+def test_hits_are_shown_whatever_the_ending(tmp_path: Path) -> None:
+    for ending, status in (("sys.exit(7)", 7), ("1 / 0", 1), ("raise KeyboardInterrupt", -signal.SIGINT)):
+        script(tmp_path, f"{BUG}    {ending}\n")
+        done = hwwatch("run", "script.py", "--watch", "a[3]", cwd=tmp_path)
+        assert done.returncode == status
+        assert "a[3]: 2 hits by 2 lines" in done.stderr
+        assert "cli.py" not in done.stderr
+
+
+@pytest.mark.parametrize("text", ["foo bar\n", "x = 1\n  y = 2\n", "return 3\n"])
+def test_syntax_errors_as_under_python(tmp_path: Path, text: str) -> None:
+    script(tmp_path, text)
+    plain = python("script.py", cwd=tmp_path)
+    done = hwwatch("run", "script.py", "--watch", "a", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (plain.returncode, plain.stderr)
+
+
+def test_missing_script_as_under_python(tmp_path: Path) -> None:
+    plain = python("nope.py", cwd=tmp_path)
+    done = hwwatch("run", "nope.py", "--watch", "a", cwd=tmp_path)
+    assert done.returncode == plain.returncode == 2
+    assert done.stderr.partition(": ")[2] == plain.stderr.partition(": ")[2]
+
+
+def test_names_that_come_late_or_never(tmp_path: Path) -> None:
+    script(
+        tmp_path,
+        "import ctypes\nimport numpy as np\n"
+        "class S(ctypes.Structure):\n    _fields_ = [('x', ctypes.c_int)]\n"
+        "d = {}\n"
+        "for i in range(100):\n"
+        "    if i == 50:\n"
+        "        d['k'] = np.zeros(2)\n"
+        "        d['k'][1] = 50\n"
+        "sum = S()\n"
+        "sum.x = 3\n"
+        "def late():\n    global z\n    z = np.zeros(1)\n"
+        "late()\n"
+        "z[0] = 4\n"
+        "number = 5\n",
+    )
+    wanted = ("d['k'][1]", "sum.x", "z[0]", "number", "nope[0]", "a[")
+    done = hwwatch("run", "script.py", "--watch", *wanted, cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr.startswith("d['k'][1], sum.x, z[0]: 3 hits by 3 lines")
+    for line in ("script.py:9 ", "script.py:11 ", "script.py:16 "):
+        assert line in done.stderr
+    notes = [line for line in done.stderr.splitlines() if line.startswith("hwwatch: ")]
+    assert "`number` was never watched: cannot watch `number`: 5 is an int" in notes[0]
+    assert "`nope[0]` was never watched: its names never appeared" in notes[1]
+    assert "`a[` was never watched: cannot read `a[`" in notes[2]
+    assert len(notes) == 3
+
+
+def test_nothing_is_traced_once_all_are_armed(tmp_path: Path) -> None:
+    script(
+        tmp_path,
+        "import sys\nimport numpy as np\n"
+        "def tools():\n"
+        "    tools = getattr(sys, 'monitoring', None)\n"
+        "    return sys.gettrace() is not None or bool(tools and any(map(tools.get_tool, range(6))))\n"
+        "before = tools()\n"
+        "a = np.zeros(2)\n"
+        "print(before, tools())\n",
+    )
+    assert hwwatch("run", "script.py", "--watch", "a[0]", cwd=tmp_path).stdout == "True False\n"
+
+
+def test_threads_and_children_of_the_script(tmp_path: Path) -> None:
+    script(
+        tmp_path,
+        "import os, threading, time\nimport numpy as np\na = np.zeros(4)\n"
+        "def late():\n    time.sleep(0.3)\n    a[1] = 9\n"
+        "threading.Thread(target=late).start()\n"
+        "if os.fork() == 0:\n    a[1] = 2\n    raise SystemExit\n"
+        "os.wait()\n",
+    )
+    done = hwwatch("run", "script.py", "--watch", "a[1]", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr.count("a[1]: 2 hits by 2 lines") == 1
+    assert "script.py:6 " in done.stderr
+    assert "script.py:9 " in done.stderr
+
+
+def test_zero_hits_are_explained(tmp_path: Path) -> None:
+    script(tmp_path, "import numpy as np\na = np.zeros(2)\na[0] = 1\n")
+    done = hwwatch("run", "script.py", "--watch", "a[1]", cwd=tmp_path)
+    assert done.stderr.startswith("a[1]: no hits, and no accesses: the CPU counted none in all ")
+
+
+def test_timeline_file(tmp_path: Path) -> None:
+    script(tmp_path, f"import os\nos.chdir('/')\n{BUG}")
+    done = hwwatch("run", "script.py", "--watch", "a[3]", "-m", "rw", "-o", "hits.csv", cwd=tmp_path)
+    assert "2 hits written to" in done.stderr
+    with open(tmp_path / "hits.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["watch"], row["line"], row["new"]) for row in rows] == [
+        ("a[3]", "11", "4.0"),
+        ("a[3]", "15", "7.0"),
+    ]
+    lost = hwwatch("run", "script.py", "--watch", "a[3]", "-o", "no/such/hits.csv", cwd=tmp_path)
+    assert lost.returncode == 0
+    assert "hwwatch: cannot write" in lost.stderr
+    assert "Traceback" not in lost.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "required: COMMAND"),
+        (("run",), "a script is needed"),
+        (("run", "script.py"), "nothing to watch"),
+        (("run", "script.py", "--watch"), "--watch"),
+        (("run", "script.py", "--watch", "a", "-o", "x.xls"), "must end in .csv"),
+        (("run", "script.py", "--watch", "a", "-m", "q"), "invalid choice: 'q'"),
+        (("run", "-z", "script.py", "--watch", "a"), "unrecognized arguments: -z"),
+        (("walk",), "invalid choice: 'walk'"),
+    ],
+)
+def test_usage_errors(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    script(tmp_path, "print('ran')\n")
+    done = hwwatch(*words, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr.splitlines()[-1]
+
+
+def test_doctor() -> None:
+    done = hwwatch("doctor")
+    assert done.returncode == 0
+    assert "[ok] watch writes: a test access trapped" in done.stdout
+    found = json.loads(hwwatch("doctor", "--json").stdout)
+    assert found["works"] is True
+    assert any(finding["question"] == "watch writes" for finding in found["findings"])
+
+
+REFUSED = """\
+import ctypes, struct, sys
+# A seccomp filter that refuses perf_event_open (x86-64: 298) with EPERM, as container runtimes have it.
+load, jump, answer = 0x20, 0x15, 0x06
+code = [(load, 0, 0, 0), (jump, 0, 1, 298), (answer, 0, 0, 0x00050001), (answer, 0, 0, 0x7FFF0000)]
+raw = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *item) for item in code))
+class Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+libc = ctypes.CDLL(None)
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+assert libc.prctl(22, 2, ctypes.byref(Program(len(code), ctypes.addressof(raw)))) == 0
+from hwwatch.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_where_breakpoints_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "refused.py").write_text(REFUSED)
+    script(tmp_path, "print('ran')\n")
+    monkeypatch.setenv("HWWATCH_BACKEND", "perf")  # others do without perf events
+    doctor = python("refused.py", "doctor", "--json", cwd=tmp_path)
+    assert doctor.returncode == 1
+    assert json.loads(doctor.stdout)["works"] is False
+    done = python("refused.py", "run", "script.py", "--watch", "a", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert "[perf-" in done.stderr
+
+
+def test_version_and_help() -> None:
+    import hwwatch as package
+
+    assert hwwatch("--version").stdout == f"hwwatch {package.__version__}\n"
+    assert "hwwatch doctor" in hwwatch("--help").stdout
+    assert "What belongs to whom" in hwwatch("run", "--help").stdout
+
+
+def test_interrupt_from_outside(tmp_path: Path) -> None:
+    script(tmp_path, f"{BUG}    print('ready', flush=True)\n    import time\n    time.sleep(60)\n")
+    running = subprocess.Popen(
+        [sys.executable, "-m", "hwwatch", "run", "script.py", "--watch", "a[3]"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "ready\n"
+        time.sleep(0.5)  # from print into sleep
+        os.kill(running.pid, signal.SIGINT)
+        _, err = running.communicate(timeout=30)
+    finally:
+        running.kill()
+    assert running.returncode == -signal.SIGINT
+    assert "a[3]: 2 hits by 2 lines" in err
+    assert err.count("KeyboardInterrupt") == 1
