@@ -325,7 +325,7 @@ int hww_watch_claim(uint32_t mode, uint32_t npieces, const struct hww_piece *pie
 int hww_watch_open(int watch, const struct hww_arm_options *options, struct hww_arm_report *report);
 int hww_watch_publish(int watch);
 int hww_watch_stop(int watch);
-int hww_watch_settle(int watch, uint32_t milliseconds);
+int hww_watch_settle(int watch, uint32_t milliseconds, int strict);
 int hww_watch_close(int watch);
 int hww_watch_enable(int watch, int on);
 int hww_watch_configure(int watch, const struct hww_settings *settings);

@@ -36,6 +36,7 @@ struct hww_thread {
     sigjmp_buf *volatile recover; /* where a fault while reading foreign memory goes on */
     pid_t tid, pid;
     uint64_t forwarding; /* bit n: signal n is being handed on */
+    uint32_t nested;     /* traps inside the handler so far */
     int muted;           /* > 0: hwwatch's own code runs; its calls of a watched function are let through */
 };
 extern __thread struct hww_thread hww_thread __attribute__((tls_model("initial-exec")));
@@ -110,6 +111,7 @@ int64_t hww_watch_counted(uint32_t watch, uint32_t piece);
 uint32_t hww_copy_excess(uint32_t nbytes);
 void hww_watch_forked(void);
 void hww_watch_orphaned(uint32_t watch);
+void hww_watch_doubt(struct hww_thread *self, uint32_t watch, uint32_t piece);
 extern volatile uint64_t hww_canary_seen;
 
 /* The sig_data of our events, so that a trap tells whose it is: magic, generation, watch, piece. */

@@ -18,8 +18,12 @@
 
 struct event {
     pid_t tid;
+    uint32_t doubtful; /* bit p: the thread may have inherited piece p as well */
     int fd[HWW_MAX_PIECES];
 };
+
+/* Bit w: watch w has doubtful events. */
+static uint64_t doubts;
 
 /* Events of one watch. The handler may read a list while it grows: arrays are replaced, and an outgrown
  * one is kept (together they are smaller than the last). */
@@ -102,6 +106,7 @@ static struct event *list_add(int watch, pid_t tid)
     }
     struct event *event = &lists[watch].events[lists[watch].count];
     event->tid = tid;
+    event->doubtful = 0;
     for (int p = 0; p < HWW_MAX_PIECES; p++)
         event->fd[p] = -1;
     HWW_STORE(&lists[watch].count, lists[watch].count + 1);
@@ -177,6 +182,7 @@ int hww_watch_claim(uint32_t mode, uint32_t npieces, const struct hww_piece *pie
         for (int p = 0; p < HWW_MAX_PIECES; p++)
             watch->accounted[p] = watch->guessed[p] = watch->nested[p] = watch->retired[p] = 0;
         lists[index].count = 0;
+        __atomic_fetch_and(&doubts, ~(1ull << index), __ATOMIC_ACQ_REL);
         hww_snapshot_take(index);
         __atomic_fetch_or(&hww_active, 1ull << index, __ATOMIC_ACQ_REL);
         return (int)index;
@@ -251,7 +257,7 @@ static int created_after(pid_t tid, pid_t mark)
 
 /* Pieces that a thread has by inheritance, told by its free slots. Not quite sure: the kernel swaps the
  * contexts of sibling threads (context_equiv in kernel/events/core.c), and with them the events, but not the
- * slots on their account. */
+ * slots on their account. So a thread without is armed, and settles the doubt itself (hww_watch_doubt). */
 static int inherited_pieces(int watch, pid_t tid)
 {
     int npieces = (int)watch_at(watch)->npieces;
@@ -294,6 +300,10 @@ int hww_watch_open(int watch, const struct hww_arm_options *options, struct hww_
             armed += inherited < (int)watch_at(watch)->npieces;
             report->inherited += inherited == (int)watch_at(watch)->npieces;
             error = arm_thread(watch, tids[i], (uint32_t)inherited, options, report);
+            if (pass > 0 && watch_at(watch)->mode != HWW_EXECUTE) {
+                list_find(watch, tids[i])->doubtful = (1u << watch_at(watch)->npieces) - (1u << inherited);
+                __atomic_fetch_or(&doubts, 1ull << watch, __ATOMIC_ACQ_REL);
+            }
         }
         if (armed && !error) {
             /* A clone under way has copied its creator's events before it gets its id: let it pass. */
@@ -358,6 +368,40 @@ int64_t hww_watch_counted(uint32_t watch, uint32_t piece)
     return (int64_t)total;
 }
 
+static void touch(void *address)
+{
+    __atomic_fetch_or((unsigned char *)address, 0, __ATOMIC_SEQ_CST);
+}
+
+/* On a thread that traps and may be armed twice: with its own event off, touch the watched bytes (an atomic
+ * or with 0, which changes nothing). If that traps, inside the handler, it has inherited, and its own event
+ * goes; all that this has counted was counted twice. */
+void hww_watch_doubt(struct hww_thread *self, uint32_t watch, uint32_t piece)
+{
+    struct event *event = HWW_LOAD(&doubts) >> watch & 1 ? list_find((int)watch, self->tid) : NULL;
+    if (!event || !(event->doubtful >> piece & 1))
+        return;
+    event->doubtful &= ~(1u << piece);
+    int fd = HWW_LOAD(&event->fd[piece]);
+    if (fd < 0)
+        return;
+    struct hww_watch *entry = watch_at((int)watch);
+    uint32_t before = self->nested;
+    ioctl(fd, PERF_EVENT_IOC_DISABLE, 0);
+    hww_guarded(self, touch, (void *)entry->pieces[piece].address);
+    if (self->nested == before) {
+        if (HWW_LOAD(&entry->state) != HWW_RETIRED)
+            ioctl(fd, PERF_EVENT_IOC_ENABLE, 0);
+        return;
+    }
+    if (__atomic_exchange_n(&event->fd[piece], -1, __ATOMIC_ACQ_REL) != fd)
+        return; /* a thread that disarms was faster */
+    uint64_t twice = event_count(fd);
+    HWW_ADD(&entry->accounted[piece], twice);
+    HWW_ADD(&entry->retired[piece], twice);
+    close(fd);
+}
+
 /* No new hits from now on, in any thread or child. The handler calls this when a limit is reached, perhaps
  * while another thread does: only system calls. */
 int hww_watch_stop(int watch)
@@ -379,8 +423,9 @@ int hww_watch_stop(int watch)
 }
 
 /* Wait for hits that were counted and are on their way to the handler: closing an event cancels the task
- * work that would send its signal (perf_pending_task_sync). Returns how many are still missing. */
-int hww_watch_settle(int watch, uint32_t milliseconds)
+ * work that would send its signal (perf_pending_task_sync). Returns how many are still missing. A hit that no
+ * signal named may stand for one that is still on its way; `strict` does not count those. */
+int hww_watch_settle(int watch, uint32_t milliseconds, int strict)
 {
     const struct hww_watch *entry = watch_at(watch);
     const struct timespec moment = {0, 200000};
@@ -389,8 +434,7 @@ int hww_watch_settle(int watch, uint32_t milliseconds)
         hww_watch_counts(watch, counts);
         for (uint32_t p = 0; p < entry->npieces; p++) {
             uint64_t known = HWW_LOAD(&entry->accounted[p]) + HWW_LOAD(&entry->nested[p]);
-            /* An inferred hit may stand for one that is still on its way. */
-            known -= tries < 25 ? HWW_LOAD(&entry->guessed[p]) : 0;
+            known -= strict ? HWW_LOAD(&entry->guessed[p]) : 0;
             missing += counts[p] > known ? counts[p] - known : 0;
         }
         if (!missing || tries >= milliseconds * 5)

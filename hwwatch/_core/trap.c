@@ -335,6 +335,7 @@ static void handle(struct hww_thread *self, struct trap *trap)
     moment->stack = 0;
     moment->nframes = UINT32_MAX;
     hww_guarded(self, look_behind, trap);
+    hww_watch_doubt(self, trap->watch, trap->piece);
     observe_watch(self, trap, trap->watch);
     uint64_t others = HWW_LOAD(&hww_active) & ~(1ull << trap->watch);
     for (; others; others &= others - 1)
@@ -359,6 +360,7 @@ static void on_trap(int number, siginfo_t *info, void *context)
     } else if (watch >= HWW_MAX_WATCHES || piece >= HWW_MAX_PIECES) {
         HWW_ADD(&hww_region.shared->stale, 1);
     } else if (self->in_handler) {
+        self->nested++;
         HWW_ADD(&hww_region.shared->watches[watch].nested[piece], 1);
     } else {
         self->in_handler = 1;
