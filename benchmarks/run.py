@@ -22,9 +22,7 @@ def main() -> None:
     print(f"\ncost of a hit, {options.rounds} shuffled batches of {hit_cost.BATCH} hits each")
     print(f"{'':32}{'median µs':>10}{'min':>8}{'max':>8}{'× bare':>9}")
     for row in rows:
-        print(
-            f"{row['what']:32}{row['median']:10.2f}{row['min']:8.2f}{row['max']:8.2f}{row['ratio']:9.3f}"
-        )
+        print(f"{row['what']:32}{row['median']:10.2f}{row['min']:8.2f}{row['max']:8.2f}{row['ratio']:9.3f}")
     if options.json:
         options.json.write_text(json.dumps({"machine": machine, "hit_cost": rows}, indent=1))
 

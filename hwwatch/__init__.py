@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from hwwatch.errors import (
     CanaryError,
+    ConditionError,
     HwwatchError,
     NoSlotError,
     NotSupported,
@@ -39,6 +40,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CanaryError",
+    "ConditionError",
     "Coverage",
     "Goto",
     "HwwatchError",
@@ -161,8 +163,10 @@ def watch(
         The kernel or a sandbox refuses breakpoints.
     CanaryError
         Breakpoints are accepted and never fire.
+    ConditionError
+        `when` is no condition; points at the column.
     NotSupported
-        The option is not available.
+        The policy is impossible for this mode or place, or the machine cannot do it; says why.
 
     Nothing is armed when it raises.
     """

@@ -17,6 +17,7 @@ from IPython.core.magic_arguments import argument, magic_arguments
 from IPython.display import display
 
 from hwwatch import cells, completion, sessions, words
+from hwwatch.code.source import cell_log
 from hwwatch.coverages import Coverage
 from hwwatch.diagnosis import Diagnosis, doctor
 from hwwatch.displays import WatchList
@@ -281,11 +282,16 @@ def load(shell: Any) -> None:
     unload(shell)
     shell.register_magics(WatchMagics)
     completion.register(shell)
+    shell.events.register("pre_run_cell", cell_log.enter)
+    shell.events.register("post_run_cell", cell_log.leave)
 
 
 def unload(shell: Any) -> None:
     """Take all back: magics, completion, watches with their descriptors, the SIGTRAP handler."""
     completion.unregister(shell)
+    for event, callback in (("pre_run_cell", cell_log.enter), ("post_run_cell", cell_log.leave)):
+        if callback in shell.events.callbacks[event]:
+            shell.events.unregister(event, callback)
     manager = shell.magics_manager
     if manager.registry.pop(WatchMagics.__name__, None) is not None:
         for kind, names in WatchMagics.magics.items():

@@ -6,7 +6,6 @@ main thread run that signal's Python handler between two bytecodes.
 
 from __future__ import annotations
 
-import bdb
 import contextlib
 import signal
 import sys
@@ -97,17 +96,19 @@ def show_error() -> None:
 
 
 def _break(frame: types.FrameType) -> None:
-    """Enter the debugger in `frame`: IPython's where there is one, else what `breakpoint()` would."""
+    """Enter the debugger in `frame`: IPython's where there is one, else what `breakpoint()` would.
+
+    `set_trace` comes last, outside any `with`: whatever is called after it would be stepped into.
+    """
     module: Any = sys.modules.get("IPython")
     shell = module.get_ipython() if module is not None else None
-    with contextlib.suppress(bdb.BdbQuit):
-        if shell is not None:
-            debugger = shell.debugger_cls()
-        elif sys.breakpointhook is sys.__breakpointhook__:
-            import pdb
+    if shell is not None:
+        debugger = shell.debugger_cls()
+    elif sys.breakpointhook is sys.__breakpointhook__:
+        import pdb
 
-            debugger = pdb.Pdb(nosigint=True)
-        else:
-            sys.breakpointhook()
-            return
-        debugger.set_trace(frame)
+        debugger = pdb.Pdb(nosigint=True)
+    else:
+        sys.breakpointhook()
+        return
+    debugger.set_trace(frame)

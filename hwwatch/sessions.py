@@ -357,7 +357,8 @@ class Session:
             return list(every.values())
         chosen = []
         for item in which:
-            gone = [w for w in every.values() if item is w or item == w.id or item == w.name]
+            number = int(item) if isinstance(item, str) and item.isdigit() else item
+            gone = [w for w in every.values() if item is w or number == w.id or item == w.name]
             chosen += gone or [self.find(item)]
         return chosen
 

@@ -52,7 +52,8 @@ def settings_of(
         from hwwatch.attribution import leaf_offsets
         from hwwatch.conditions import fill
 
-        leaves = watch.target.leaves
+        # of code there are no bytes to compare: the snapshot holds its arguments
+        leaves = () if watch.target.kind == "code" or watch.mode == "x" else watch.target.leaves
         offsets = leaf_offsets(watch.pieces, leaves)
         places = [(at, leaf.dtype.itemsize) for at, leaf in zip(offsets, leaves, strict=True)]
         fill(settings, condition, places)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import hwwatch
 from hwwatch.attribution import Rows
 from hwwatch.code.arguments import columns
-from hwwatch.code.source import Frame, Source, cell_numbers
+from hwwatch.code.source import Frame, Source, cell_log, current_cells
 from hwwatch.coverages import thread_names
 from hwwatch.native import lib
 from hwwatch.records import Hits
@@ -247,7 +247,6 @@ class _Table:
         stacks, codes = np.unique(self.records["stack"], return_inverse=True)
         late = (self.records["flags"] & lib.HWW_HIT_LATE) != 0
         frames = [(self._source.frames(int(stack), 1) or (_NO_FRAME,))[0] for stack in stacks]
-        cells = cell_numbers()
         none = np.array([frame is _NO_FRAME for frame in frames] + [True], np.bool_)
         absent = none[codes] | late
         named = np.where(absent, -1, codes)
@@ -261,8 +260,25 @@ class _Table:
             "file": _category(named, [frame.file for frame in frames]),
             "line": numbers([frame.line for frame in frames]),
             "column": numbers([frame.column for frame in frames]),
-            "cell": numbers([cells.get(frame.file) for frame in frames]),
+            "cell": self._cells(frames, codes, absent),
         }
+
+    def _cells(self, frames: list[Frame], codes: NDArray[np.int64], absent: NDArray[np.bool_]) -> Any:
+        """The cell of each row's line; one that was run again had another number then."""
+        numbers = np.full(len(codes), -1, np.int64)
+        times = self.records["time"]
+        known = current_cells()
+        for i, frame in enumerate(frames):
+            if frame.file not in known:
+                continue
+            rows = np.flatnonzero(codes == i)
+            if not cell_log.ambiguous(frame.file):
+                numbers[rows] = known[frame.file]
+                continue
+            for row in rows.tolist():
+                number = cell_log.number(frame.file, int(times[row]))
+                numbers[row] = -1 if number is None else number
+        return _nullable(numbers, (numbers < 0) | absent)
 
     def arguments(self) -> dict[str, Any]:
         """Columns ``arg0`` … for execute watches: what the function was called with; else none."""

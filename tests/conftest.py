@@ -240,9 +240,9 @@ def in_child() -> Iterator[Callable[..., Any]]:
             text += textwrap.dedent(work)
         else:
             text += textwrap.dedent(inspect.getsource(work))
-            text += (
-                f"\nanswer = {work.__name__}(*{arguments!r})\nif answer is not None:\n    report(answer)\n"
-            )
+            given = ", report=report" if "report" in inspect.signature(work).parameters else ""
+            text += f"\nanswer = {work.__name__}(*{arguments!r}{given})\n"
+            text += "if answer is not None:\n    report(answer)\n"
         script.write_text(text)
         child = subprocess.Popen(
             [sys.executable, "-X", "faulthandler", str(script)],

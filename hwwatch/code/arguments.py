@@ -70,5 +70,5 @@ def _integer(words: NDArray[np.uint64], kind: Any) -> NDArray[Any]:
     code = getattr(kind, "_type_", None)
     if isinstance(code, str) and code in "bBhHiIlLqQ?":
         dtype = np.dtype(kind)
-        return np.ascontiguousarray(words).view(dtype)[:: 8 // dtype.itemsize]
+        return np.asarray(np.ascontiguousarray(words).view(dtype)[:: 8 // dtype.itemsize])
     return words

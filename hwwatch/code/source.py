@@ -5,6 +5,7 @@ from __future__ import annotations
 import dis
 import struct
 import sys
+import time
 import types
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -101,8 +102,51 @@ class Source:
         return tuple(self._frame(*_FRAME.unpack_from(self._arena, at + 8 * i)) for i in range(count))
 
 
-def cell_numbers() -> dict[str, int]:
-    """File name of each notebook cell → its ``In [n]``; empty outside IPython.
+class CellLog:
+    """Which notebook cell ran when.
+
+    ipykernel names a cell's file by a hash of its text, so a cell that is run again has the same file and
+    another number. `enter` and `leave` are called around each cell, by IPython's events.
+    """
+
+    def __init__(self) -> None:
+        self._runs: dict[str, list[tuple[int, int]]] = {}  # file → (begin in ns CLOCK_MONOTONIC, number)
+        self._begun = 0
+
+    def enter(self, *_: object) -> None:
+        """A cell begins."""
+        self._begun = time.monotonic_ns()
+
+    def leave(self, *_: object) -> None:
+        """It has ended: its file is known by now."""
+        numbers = current_cells()
+        latest = max(numbers.values(), default=0)
+        for file, number in numbers.items():
+            runs = self._runs.setdefault(file, [])
+            if number == latest and not (runs and runs[-1][1] == number):
+                runs.append((self._begun, number))
+
+    def number(self, file: str, when: int) -> int | None:
+        """``In [n]`` of a cell's file at a time (ns, CLOCK_MONOTONIC); None for other files."""
+        current = current_cells().get(file)
+        runs = self._runs.get(file, [])
+        if current is not None and not (runs and runs[-1][1] == current):
+            runs = [*runs, (self._begun, current)]  # it is running now
+        earlier = [number for begun, number in runs if begun <= when]
+        return earlier[-1] if earlier else current
+
+    def ambiguous(self, file: str) -> bool:
+        """Whether the file has had more than one number."""
+        current = current_cells().get(file)
+        return len({number for _, number in self._runs.get(file, [])} | {current} - {None}) > 1
+
+
+#: Of this process; filled once the extension is loaded.
+cell_log = CellLog()
+
+
+def current_cells() -> dict[str, int]:
+    """File name of each notebook cell → its latest ``In [n]``; empty outside IPython.
 
     Source: IPython.core.compilerop.CachingCompiler keeps this map for its own tracebacks.
     """

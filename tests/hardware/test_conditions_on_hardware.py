@@ -101,9 +101,7 @@ def test_on_integers(session: Any, when: str, passed: list[int]) -> None:
         (">f8", [1.5, -1.5, 3.0, -3.0], "new < -2", [-3.0]),
     ],
 )
-def test_typed_by_the_dtype(
-    session: Any, kind: str, values: list[Any], when: str, passed: list[Any]
-) -> None:
+def test_typed_by_the_dtype(session: Any, kind: str, values: list[Any], when: str, passed: list[Any]) -> None:
     array = np.zeros(3, kind)
     with session.watching(array[1:2], when=when) as watch:
         for value in values:
@@ -223,7 +221,9 @@ def test_in_four_threads_at_once(session: Any, load: Callable[..., ctypes.CDLL])
     value = np.zeros(1, np.int64)
     with session.watching(value, when="hits % 10 == 0") as watch:
         workers = [
-            threading.Thread(target=library.store, args=(ctypes.c_void_p(value.ctypes.data), ctypes.c_long(2500)))
+            threading.Thread(
+                target=library.store, args=(ctypes.c_void_p(value.ctypes.data), ctypes.c_long(2500))
+            )
             for _ in range(4)
         ]
         for worker in workers:

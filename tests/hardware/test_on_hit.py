@@ -314,9 +314,13 @@ def test_breakpointhook_is_respected(in_child: Callable[..., Any]) -> None:
 
 
 def test_break_in_an_ipython_terminal(terminal: Callable[..., Any]) -> None:
-    child = terminal("-m", "IPython", "--simple-prompt", "--no-banner", "--no-confirm-exit", "--colors=NoColor")
+    child = terminal(
+        "-m", "IPython", "--simple-prompt", "--no-banner", "--no-confirm-exit", "--colors=NoColor"
+    )
     child.expect(r"In \[1\]: ")
-    child.sendline("import numpy as np, hwwatch; a = np.zeros(8); get_ipython().run_line_magic('load_ext', 'hwwatch')")
+    child.sendline(
+        "import numpy as np, hwwatch; a = np.zeros(8); get_ipython().run_line_magic('load_ext', 'hwwatch')"
+    )
     child.expect(r"In \[2\]: ")
     child.sendline("%watch a[3] --break")
     child.expect(r"In \[3\]: ")

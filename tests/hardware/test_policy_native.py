@@ -265,7 +265,13 @@ def test_touches_the_watched_bytes_itself(
         with hwwatch.watching(value, mode, policy=library.touch) as watch:
             library.store(ctypes.c_void_p(value.ctypes.data), ctypes.c_long(5000))
         rows = watch.timeline()
-        return value.tolist(), rows.new.tolist() == list(range(1, 5001)), watch.counted, watch.hits, watch.lost
+        return (
+            value.tolist(),
+            rows.new.tolist() == list(range(1, 5001)),
+            watch.counted,
+            watch.hits,
+            watch.lost,
+        )
 
     path = build(SOURCE, f"-I{hwwatch.include()}", "-Wl,-Bsymbolic")
     assert in_child(work, path, mode) == [[5003], True, 5000, 5000, 0]

@@ -83,9 +83,7 @@ def test_hundred_thousand_hits(
 def test_in_four_threads_at_once(session: Any, library: ctypes.CDLL) -> None:
     results: list[int] = []
     with session.watching(_here(library, "four"), "x", policy="skip") as watch:
-        workers = [
-            threading.Thread(target=lambda: results.append(library.many(2000))) for _ in range(4)
-        ]
+        workers = [threading.Thread(target=lambda: results.append(library.many(2000))) for _ in range(4)]
         for worker in workers:
             worker.start()
         for worker in workers:

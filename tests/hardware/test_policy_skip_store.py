@@ -288,7 +288,9 @@ def test_bytes_under_the_cover_are_not_put_back(session: Any, library: ctypes.CD
         covered = [
             offset
             for piece in watch.pieces
-            for offset in range(piece.address - memory.ctypes.data, piece.address - memory.ctypes.data + piece.nbytes)
+            for offset in range(
+                piece.address - memory.ctypes.data, piece.address - memory.ctypes.data + piece.nbytes
+            )
         ]
         foreign = sorted(set(covered) - set(range(first, first + 12)))
         assert foreign  # else this would prove nothing

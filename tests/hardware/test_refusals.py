@@ -12,7 +12,7 @@ import pytest
 import hwwatch
 from hwwatch.errors import ConditionError
 
-SOURCE = "__attribute__((noinline)) long function(long a) { __asm__ volatile(\"\"); return a + 1; }"
+SOURCE = '__attribute__((noinline)) long function(long a) { __asm__ volatile(""); return a + 1; }'
 
 DATA, CODE = "data", "code"
 #: target, mode, options → class, slug, part of the message

@@ -114,8 +114,7 @@ class Seen(ctypes.Structure):
     """What the handler `look` wrote down."""
 
     _fields_ = [  # noqa: RUF012
-        (name, ctypes.c_uint64)
-        for name in ("pc", "rip", "rbx", "progress", "tid", "gettid", "old", "new")
+        (name, ctypes.c_uint64) for name in ("pc", "rip", "rbx", "progress", "tid", "gettid", "old", "new")
     ]
 
 
