@@ -12,7 +12,7 @@ bytes had changed. Two things are settled here, with the decoded instruction and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,6 +109,20 @@ class Rows:
     filtered: int
     correction: tuple[int, ...]
     records: int
+
+    def since(self, hits: Hits, position: int) -> Rows:
+        """The rows of records at or after a ring position."""
+        keep = hits.positions[self.record] >= np.uint64(position)
+        return replace(
+            self,
+            record=self.record[keep],
+            leaf=self.leaf[keep],
+            sure=self.sure[keep],
+            old=self.old[keep],
+            new=self.new[keep],
+            place=self.place[keep],
+            access=self.access[keep],
+        )
 
 
 def leaf_offsets(pieces: Sequence[Piece], leaves: Sequence[Leaf]) -> tuple[int, ...]:

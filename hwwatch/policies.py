@@ -207,13 +207,16 @@ def _function(policy: Any) -> int:
     else:
         python = callable(policy) and not isinstance(policy, _CFuncPtr) and not hasattr(policy, "address")
         python = python and type(policy).__module__ != "_cffi_backend"
-    if python:
+    if python or (type(policy).__module__ == "_cffi_backend" and " calling " in repr(policy)):
         raise NotSupported(
             f"policy {policy!r}: Python cannot run in the trap handler.",
             hint="Use on_hit= for Python, or a function written in C or a numba cfunc.",
             slug="policy",
         )
-    address = policy if isinstance(policy, int) else target_of(policy).address
+    try:
+        address = policy if isinstance(policy, int) else target_of(policy).address
+    except TargetError as error:
+        raise TargetError(f"policy {policy!r} is no function: {error}", slug="policy") from error
     mapping = Maps.read().find(address)
     if mapping is None or not mapping.executable:
         raise TargetError(f"policy {policy!r}: {address:#x} is not in executable memory.", slug="policy")

@@ -242,6 +242,8 @@ class Session:
             on_hit = watch._on_hit if on_hit is _UNCHANGED else on_hit
             check_limit(limit)
             check_on_hit(on_hit)
+            if on_hit is not None and watch._on_hit is None:
+                watch._told = self._ledger.ring().committed()
             settings = self._prepare(watch, policy, when, limit, on_hit)
             if watch.armed and watch._armed is not None:
                 self._backend_of(watch).configure(watch._armed, settings)
@@ -256,6 +258,8 @@ class Session:
             hits, parts = self._ledger.attributed(self._delivered)
             self._delivered = self._ledger.end(hits, self._delivered)
             waiting = {watch.id: watch for watch in self._watches.values() if watch._on_hit is not None}
+            told = {watch.id: watch._told for watch in self._watches.values()}
+            parts = [part.since(hits, told.get(part.life.watch, 0)) for part in parts]
             watches = [watch for watch in waiting.values() if watch._on_hit != "break"]
             counts = {watch.id: 0 for watch in waiting.values()}
             for part in parts:
@@ -401,6 +405,8 @@ class Session:
             notes = []
             if watch.armed and not watch._enabled:
                 notes.append("paused")
+            if watch._armed is not None and watch._armed.gap:
+                notes.append("its mode was changed with all slots taken: writes of that moment were missed")
             children = "forked children followed" if watch.follow_fork else "children not followed"
             if watch.mode == "x":
                 children = "forked children not followed (an execute breakpoint would kill spawned programs)"

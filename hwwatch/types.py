@@ -67,12 +67,16 @@ class ArmRequest:
 
 @dataclass
 class Armed:
-    """An armed request: what the backend needs to change or end it, and what really happened."""
+    """An armed request: what the backend needs to change or end it, and what really happened.
+
+    `threads` have events of their own. `gap`: its last change of mode could not be covered.
+    """
 
     index: int
     generation: int
     request: ArmRequest
     threads: int = 0
+    gap: bool = False
 
 
 class Backend(Protocol):

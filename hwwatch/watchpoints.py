@@ -65,6 +65,7 @@ class Watch:
         self._when: str | None = None
         self._limit: int | None = None
         self._on_hit: Callable[[Any], object] | str | None = None
+        self._told = 0  # ring position from which on_hit is called
         self._armed: Armed | None = None
         self._enabled = True
         self.kernel_note = ""

@@ -179,7 +179,9 @@ struct hww_watch {
     uint32_t shared;     /* [arm] the bytes are in a shared mapping: so is their last snapshot */
     uint32_t settings;   /* [arm] arena id of a hww_settings; 0: none */
     uint32_t first;      /* [arm] generation when it was claimed; live changes of mode begin further ones */
-    uint32_t follow;     /* [arm] forked children of an execute watch arm themselves */
+    uint32_t hardware;   /* [arm] generation at the last change of the registers themselves */
+    uint32_t reserved;
+    uint32_t follow; /* [arm] forked children of an execute watch arm themselves */
     struct hww_piece pieces[4];
     uint64_t initial[4];   /* [arm] value of each piece when it was armed */
     uint64_t snapshot[4];  /* [trap] last value of each piece, for shared mappings */
@@ -329,7 +331,7 @@ int hww_watch_settle(int watch, uint32_t milliseconds, int strict);
 int hww_watch_close(int watch);
 int hww_watch_enable(int watch, int on);
 int hww_watch_configure(int watch, const struct hww_settings *settings);
-int hww_watch_modify(int watch, uint32_t mode, const struct hww_arm_options *options);
+int hww_watch_modify(int watch, uint32_t mode, const struct hww_arm_options *options, int32_t *bridged);
 int hww_watch_counts(int watch, uint64_t counts[4]);
 int hww_watch_threads(int watch, int32_t *tids, int capacity);
 int hww_slots_free(int32_t tid);

@@ -177,6 +177,7 @@ int hww_watch_claim(uint32_t mode, uint32_t npieces, const struct hww_piece *pie
         memcpy(watch->pieces, pieces, npieces * sizeof *pieces);
         watch->settings = 0;
         HWW_STORE(&watch->first, watch->generation);
+        HWW_STORE(&watch->hardware, watch->generation);
         watch->seen = watch->tickets = watch->filtered = 0;
         watch->recorded = watch->dropped = watch->late = watch->inferred = 0;
         for (int p = 0; p < HWW_MAX_PIECES; p++)
@@ -471,19 +472,74 @@ int hww_watch_configure(int watch, const struct hww_settings *settings)
     return 0;
 }
 
-/* Change what the hardware looks for without a moment in which nothing does: each event is re-aimed by one
- * ioctl, which reaches inherited ones too. Records of the new kind carry a new generation. */
-int hww_watch_modify(int watch, uint32_t mode, const struct hww_arm_options *options)
+/* By piece: counted, and not accounted for; the least of some samples, since a hit on its way to the handler
+ * is missing for a moment. */
+static void missing_counts(int watch, int64_t missing[HWW_MAX_PIECES])
+{
+    const struct hww_watch *entry = watch_at(watch);
+    const struct timespec moment = {0, 100000};
+    for (int sample = 0; sample < 10; sample++) {
+        uint64_t counts[HWW_MAX_PIECES];
+        hww_watch_counts(watch, counts);
+        for (int p = 0; p < HWW_MAX_PIECES; p++) {
+            uint64_t known = HWW_LOAD(&entry->accounted[p]) + HWW_LOAD(&entry->nested[p]);
+            int64_t now = (int64_t)(counts[p] - known);
+            if (!sample || now < missing[p])
+                missing[p] = now;
+        }
+        nanosleep(&moment, NULL);
+    }
+}
+
+/* Further events for writes on every thread, so that nothing is missed while the real ones change over: the
+ * kernel takes a breakpoint out to change it (modify_user_hw_breakpoint). Returns the descriptors' number. */
+static int bridge_open(int watch, const struct hww_arm_options *options, uint32_t generation, int **fds)
 {
     struct hww_watch *entry = watch_at(watch);
+    pid_t *tids = NULL;
+    int threads = list_threads(&tids), count = 0, error = 0;
+    if (threads < 0)
+        return threads;
+    *fds = malloc((size_t)threads * entry->npieces * sizeof **fds);
+    for (int i = 0; *fds && i < threads && !error; i++)
+        for (uint32_t p = 0; p < entry->npieces; p++) {
+            int fd = event_open(HWW_WRITE, entry->pieces[p].address, entry->pieces[p].nbytes, tids[i],
+                                hww_cookie(generation, (uint32_t)watch, p), options, 0);
+            if (fd >= 0)
+                (*fds)[count++] = fd;
+            else if (fd != -ESRCH)
+                error = fd;
+        }
+    free(tids);
+    for (; error && count; count--)
+        event_close(&(*fds)[count - 1]);
+    return *fds ? count : -ENOMEM;
+}
+
+/* Change the mode of a data watch. Between reads only and reads and writes the registers stay as they are.
+ * Else each event is re-aimed by one ioctl, which reaches inherited ones too, under cover of a bridge; where
+ * no slots are free for one, writes of that moment are missed, and `*bridged` is 0. Returns the generation
+ * that records of the new mode carry. */
+int hww_watch_modify(int watch, uint32_t mode, const struct hww_arm_options *options, int32_t *bridged)
+{
+    struct hww_watch *entry = watch_at(watch);
+    *bridged = 1;
     if (mode == HWW_EXECUTE || entry->mode == HWW_EXECUTE)
         return -EINVAL;
-    uint32_t generation = entry->generation + 1;
-    /* While the events change over, handlers treat hits of both kinds as the more general one. */
-    uint32_t before = entry->mode;
-    if (mode != HWW_WRITE)
-        HWW_STORE(&entry->mode, HWW_READWRITE);
+    uint32_t generation = entry->generation + 1, before = entry->mode;
+    if (before != HWW_WRITE && mode != HWW_WRITE) {
+        HWW_STORE(&entry->mode, mode);
+        HWW_STORE(&entry->generation, generation);
+        return (int)generation;
+    }
+    int64_t missing[HWW_MAX_PIECES], after[HWW_MAX_PIECES];
+    hww_watch_settle(watch, 5, 1);
+    missing_counts(watch, missing);
+    HWW_STORE(&entry->hardware, generation);
     HWW_STORE(&entry->generation, generation);
+    HWW_STORE(&entry->mode, HWW_READWRITE); /* until all have changed over: read watched bytes with care */
+    int *fds = NULL, count = bridge_open(watch, options, generation, &fds);
+    *bridged = count > 0;
     int result = 0;
     for (uint32_t i = 0; i < lists[watch].count; i++)
         for (uint32_t p = 0; p < entry->npieces; p++) {
@@ -494,6 +550,17 @@ int hww_watch_modify(int watch, uint32_t mode, const struct hww_arm_options *opt
             if (fd >= 0 && ioctl(fd, PERF_EVENT_IOC_MODIFY_ATTRIBUTES, &attr) < 0 && errno != ESRCH)
                 result = -errno;
         }
+    for (int i = 0; i < count; i++)
+        ioctl(fds[i], PERF_EVENT_IOC_DISABLE, 0);
+    hww_watch_settle(watch, 5, 1);
+    for (int i = 0; i < count; i++)
+        event_close(&fds[i]);
+    free(fds);
+    /* What only the bridge has seen is recorded, and not in the real events' counts. */
+    missing_counts(watch, after);
+    for (uint32_t p = 0; p < entry->npieces && count > 0; p++)
+        if (after[p] < missing[p])
+            HWW_ADD(&entry->retired[p], (uint64_t)(missing[p] - after[p]));
     HWW_STORE(&entry->mode, result < 0 ? before : mode);
     return result < 0 ? result : (int)generation;
 }

@@ -226,9 +226,16 @@ static void take(struct hww_thread *self, struct trap *trap, struct hww_watch *w
                  const struct change *change)
 {
     int kernel = finding->flags & HWW_HIT_KERNEL, drop = 0;
-    uint64_t ticket = HWW_ADD(&watch->tickets, 1) + 1;
-    if (settings && settings->limit && ticket > settings->limit) {
+    uint64_t limit = settings ? settings->limit : 0;
+    /* A watch for reads records a write only until its instruction is known for one: no hit of its limit. */
+    int counts = watch->mode != HWW_READ || !change->mask;
+    uint64_t ticket = counts ? HWW_ADD(&watch->tickets, 1) + 1 : 0;
+    if (limit && ticket > limit) {
         filter(self, watch, index, finding->hit, kernel);
+        if (HWW_LOAD(&watch->state) != HWW_RETIRED) { /* the limit was lowered below what there is */
+            hww_watch_stop((int)index);
+            hww_notify();
+        }
         return;
     }
     /* A late hit's thread is elsewhere by now: nothing is done to it. */
@@ -247,7 +254,7 @@ static void take(struct hww_thread *self, struct trap *trap, struct hww_watch *w
                     HWW_ADD(&watch->guessed[p], 1);
         }
     }
-    int last = settings && settings->limit && ticket == settings->limit;
+    int last = limit && ticket == limit;
     if (last)
         hww_watch_stop((int)index);
     /* A read watch asks for its unknown writers to be decoded, so that they cost no record from then on. */
@@ -279,7 +286,11 @@ static void observe_watch(struct hww_thread *self, struct trap *trap, uint32_t i
         return;
     }
     struct change change = {{0}, {0}, 0, trap->flags};
-    struct hww_finding finding = {named ? trap->generation : generation, 0, 0, 0xff, HWW_CONTINUED, {0}, {0}};
+    /* A hit by the registers as they are is of the latest mode; one by those before a change, of the last
+     * then. */
+    uint32_t hardware = HWW_LOAD(&watch->hardware);
+    int earlier = named && trap->generation - first < hardware - first;
+    struct hww_finding finding = {earlier ? hardware - 1 : generation, 0, 0, 0xff, HWW_CONTINUED, {0}, {0}};
     if (watch->mode == HWW_EXECUTE) {
         uint64_t arguments[8];
         change.flags |= HWW_HIT_EXECUTE;

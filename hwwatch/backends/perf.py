@@ -91,12 +91,17 @@ class PerfBackend:
         with self._lock:
             if self._current(armed):
                 lib.hww_watch_stop(armed.index)
-                for strict, patience in ((1, PATIENCE / 4), (0, PATIENCE)):
-                    deadline = time.monotonic() + patience
-                    while lib.hww_watch_settle(armed.index, SETTLE, strict) and hits_on_their_way():
-                        if time.monotonic() > deadline:
-                            break
+                self._settle(armed.index, PATIENCE)
                 lib.hww_watch_close(armed.index)
+
+    @staticmethod
+    def _settle(index: int, patience: float) -> None:
+        """Wait for hits that are on their way to the handler."""
+        for strict, share in ((1, 0.25), (0, 1.0)):
+            deadline = time.monotonic() + patience * share
+            while lib.hww_watch_settle(index, SETTLE, strict) and hits_on_their_way():
+                if time.monotonic() > deadline:
+                    break
 
     def enable(self, armed: Armed, on: bool) -> None:
         """Pause or resume by ioctl, which reaches inherited events too."""
@@ -113,11 +118,14 @@ class PerfBackend:
     def modify(self, armed: Armed, mode: str) -> Armed:
         """Re-aim each event by PERF_EVENT_IOC_MODIFY_ATTRIBUTES, inherited ones included."""
         request = replace(armed.request, mode=mode)
+        bridged = ffi.new("int32_t *")
         with self._lock:
             generation = check(
-                lib.hww_watch_modify(armed.index, CORE_MODE[mode], _options(request)), "changing the mode"
+                lib.hww_watch_modify(armed.index, CORE_MODE[mode], _options(request), bridged),
+                "changing the mode",
             )
-        return Armed(armed.index, generation, request, armed.threads)
+            self._settle(armed.index, PATIENCE / 4)
+        return Armed(armed.index, generation, request, armed.threads, gap=not bridged[0])
 
     def alive(self, armed: Armed) -> bool:
         """Whether the table's entry still is this watch and was not ended."""

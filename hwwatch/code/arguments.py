@@ -1,7 +1,8 @@
 """Arguments of a function at its entry, from the registers that the calling convention puts them in.
 
-Source: System V Application Binary Interface, AMD64 supplement, 3.2.3: integers and pointers in rdi, rsi, rdx,
-rcx, r8, r9, floating-point numbers in the low halves of xmm0 to xmm7, in order of the arguments of each class.
+Source: System V Application Binary Interface, AMD64 supplement, 3.2.3: integers and pointers in rdi, rsi,
+rdx, rcx, r8, r9, floating-point numbers in the low halves of xmm0 to xmm7, in order of the arguments of
+each class.
 """
 
 from __future__ import annotations

@@ -90,8 +90,8 @@ def test_four_threads_trapping_all_the_time(
 ) -> None:
     found = in_child(fire, build(SOURCE), seconds, what, timeout=seconds + 60)
     assert found["wrong"] == []
-    assert found["rounds"] >= 10
-    assert found["hits"] > found["rounds"]
+    assert found["rounds"] >= 3
+    assert found["hits"] > 10 * found["rounds"]
 
 
 def test_timeline_while_hits_keep_coming(in_child: Callable[..., Any], build: Callable[..., str]) -> None:

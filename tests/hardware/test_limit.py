@@ -187,7 +187,10 @@ def test_reached_by_a_forked_child(in_child: Callable[..., Any], build: Callable
             "code": code,
             "armed": armed,
             "free": free,
-            "rows": [["child" if pid == child else "parent", new] for pid, new in zip(rows.pid, rows.new)],
+            "rows": [
+                ["child" if pid == child else "parent", new]
+                for pid, new in zip(rows.pid, rows.new, strict=False)
+            ],
             "lost": watch.lost,
         }
 

@@ -14,14 +14,16 @@ import pytest
 SOURCE = r"""
 #include <stdint.h>
 #include <string.h>
-#define OPERATIONS(T, R, bits)                                                                               \
-    void store##bits(T *p) { __asm__ volatile("mov %1, (%0)" : : "r"(p), R((T)5) : "memory"); }              \
-    void load##bits(T *p) { T v; __asm__ volatile("mov (%1), %0" : "=&" R(v) : "r"(p) : "memory"); }          \
-    void inc##bits(T *p) { __asm__ volatile("lock; inc" #bits " (%0)" : : "r"(p) : "memory"); }              \
-    void xadd##bits(T *p) { T v = 3; __asm__ volatile("lock; xadd %0, (%1)" : "+" R(v) : "r"(p) : "memory"); } \
-    void cmpxchg##bits(T *p, T was) {                                                                        \
-        __asm__ volatile("lock; cmpxchg %2, (%1)" : "+a"(was) : "r"(p), R((T)7) : "memory"); }               \
-    void xchg##bits(T *p) { T v = 9; __asm__ volatile("xchg %0, (%1)" : "+" R(v) : "r"(p) : "memory"); }     \
+#define OPERATIONS(T, R, bits) \
+    void store##bits(T *p) { __asm__ volatile("mov %1, (%0)" : : "r"(p), R((T)5) : "memory"); } \
+    void load##bits(T *p) { \
+        T v; __asm__ volatile("mov (%1), %0" : "=&" R(v) : "r"(p) : "memory"); } \
+    void inc##bits(T *p) { __asm__ volatile("lock; inc" #bits " (%0)" : : "r"(p) : "memory"); } \
+    void xadd##bits(T *p) { \
+        T v = 3; __asm__ volatile("lock; xadd %0, (%1)" : "+" R(v) : "r"(p) : "memory"); } \
+    void cmpxchg##bits(T *p, T was) { \
+        __asm__ volatile("lock; cmpxchg %2, (%1)" : "+a"(was) : "r"(p), R((T)7) : "memory"); } \
+    void xchg##bits(T *p) { T v = 9; __asm__ volatile("xchg %0, (%1)" : "+" R(v) : "r"(p) : "memory"); } \
     void cmp##bits(T *p) { __asm__ volatile("cmp %1, (%0)" : : "r"(p), R((T)5) : "memory"); }
 OPERATIONS(uint8_t, "q", b)
 OPERATIONS(uint16_t, "r", w)

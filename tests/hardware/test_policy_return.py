@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import cffi
 import pytest
 
 import hwwatch
@@ -114,7 +115,6 @@ def test_float_where_the_function_does_not_say(session: Any, library: ctypes.CDL
 
 
 def test_cffi_function(session: Any, build: Callable[..., str]) -> None:
-    cffi = pytest.importorskip("cffi")
     ffi = cffi.FFI()
     ffi.cdef("double real(double); float single(float); long integer(long);")
     library = ffi.dlopen(build(SOURCE))
@@ -148,6 +148,7 @@ def test_strlen_returns_42_while_watched(in_child: Callable[..., Any]) -> None:
     assert in_child(work) == [12, 42, 12, 43, 12, ["returned", "continued"], 0]
 
 
+@pytest.mark.slow
 def test_hundred_thousand_hits(session: Any, library: ctypes.CDLL) -> None:
     with session.watching(library.integer, "x", policy=hwwatch.Return(7)) as watch:
         assert library.many(100_000) == 700_000

@@ -66,6 +66,7 @@ def test_skipped_jump_falls_through(session: Any, library: ctypes.CDLL) -> None:
         assert library.jump() == 1001
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy", "each", "action"),
     [("continue", 1001, "continued"), ("skip", 1000, "skipped")],

@@ -22,6 +22,8 @@ void rep_movsb(void *p, const void *from, long n) {
 __attribute__((target("avx"))) void avx(void *p, const void *from) {
     __asm__ volatile("vmovups (%1), %%ymm0\nvmovups %%ymm0, (%0)\nvzeroupper" : : "r"(p), "r"(from)
                      : "memory", "xmm0"); }
+void sse(void *p, const void *from) {
+    __asm__ volatile("movups (%1), %%xmm0\nmovups %%xmm0, (%0)" : : "r"(p), "r"(from) : "memory", "xmm0"); }
 void add(long *p, long v) { __asm__ volatile("lock; addq %1, (%0)" : : "r"(p), "r"(v) : "memory"); }
 void exchange(long *p, long v) { __asm__ volatile("xchg %0, (%1)" : "+r"(v) : "r"(p) : "memory"); }
 long load(const volatile long *p, long n) { long sum = 0; while (n--) sum += *p; return sum; }
@@ -135,14 +137,16 @@ def test_sort_leaves_the_value_where_it_is(session: Any) -> None:
     assert arr[3] != wanted[3] or 6 in arr.tolist()
 
 
-@pytest.mark.skipif(not _has_avx(), reason="needs AVX")
-def test_avx_store(session: Any, library: ctypes.CDLL) -> None:
-    """One instruction stores 32 bytes: the 8 watched ones are put back."""
+def test_wide_store(session: Any, library: ctypes.CDLL) -> None:
+    """One instruction stores 32 bytes (16 where there is no AVX): the 8 watched ones are put back."""
     arr, values = np.arange(8.0), np.full(4, -1.0)
     with session.watching(arr[3:4], policy="skip") as watch:
-        library.avx(_at(arr[1:]), _at(values))
-    assert arr.tolist() == [0, -1, -1, 3, -1, 5, 6, 7]
-    assert watch.timeline().instruction.str.startswith("vmovup").tolist() == [True]
+        if _has_avx():
+            library.avx(_at(arr[1:]), _at(values))
+        else:
+            library.sse(_at(arr[2:]), _at(values))
+    assert arr.tolist() == [0, -1 if _has_avx() else 1, -1, 3, -1 if _has_avx() else 4, 5, 6, 7]
+    assert watch.timeline().instruction.str.contains("movup").tolist() == [True]
     assert (watch.counted, watch.hits, watch.lost) == (1, 1, 0)
 
 
@@ -211,6 +215,7 @@ def test_equal_store_is_no_loss(session: Any) -> None:
     assert (watch.counted, watch.hits, watch.lost) == (1, 1, 0)
 
 
+@pytest.mark.slow
 def test_many(session: Any, library: ctypes.CDLL) -> None:
     """Undoing a store neither traps again nor switches anything off."""
     value = np.full(3, -1)
@@ -249,12 +254,13 @@ def test_store_by_the_kernel(session: Any) -> None:
         file.write(b"0123456789abcdef")
         file.seek(0)
         with session.watching(memoryview(data)[4:8], policy="skip") as watch:
-            if watch.kernel_note != "seen":
-                pytest.skip(watch.kernel_note)
             assert isinstance(file, io.RawIOBase)
             assert file.readinto(data) == 16
-    assert bytes(data) == b"0123....89abcdef"
     rows = watch.timeline()
+    if watch.kernel_note != "seen":
+        assert (bytes(data), len(rows)) == (b"0123456789abcdef", 0)
+        return
+    assert bytes(data) == b"0123....89abcdef"
     assert set(rows.origin) == {"kernel"}
     assert set(rows.action) == {"skipped"}
 

@@ -92,7 +92,8 @@ def test_hundred_thousand_reads_end(in_child: Callable[..., Any], build: Callabl
             with hwwatch.watching(value[: 32 // nbytes] if nbytes > 4 else value[:4], "rw") as watch:
                 if nbytes == 8:
                     library.load(ctypes.c_void_p(value.ctypes.data), ctypes.c_long(100_000))
-                    answer = (watch.counted, watch.hits, watch.lost)
+                    tally = watch.coverage.tally
+                    answer = (tally.counted, tally.hits, tally.lost)
                 else:
                     value.sum()
         return answer

@@ -113,7 +113,7 @@ int go_to_landing(hwwatch_hit *hit, ucontext_t *context)
 class Seen(ctypes.Structure):
     """What the handler `look` wrote down."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         (name, ctypes.c_uint64) for name in ("pc", "rip", "rbx", "progress", "tid", "gettid", "old", "new")
     ]
 
