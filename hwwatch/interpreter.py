@@ -143,12 +143,6 @@ def layout() -> Any:
     )
 
 
-def notify_with(signum: int) -> None:
-    """Let the trap handler ask for the Python handler of this signal, by PyErr_SetInterruptEx."""
-    address = ctypes.cast(ctypes.pythonapi.PyErr_SetInterruptEx, ctypes.c_void_p).value
-    lib.hww_notify_configure(address, signum)
-
-
 def configure() -> None:
     """Tell the core the layout and prove it; without proof frames stay off, and `problem` says why."""
     global problem

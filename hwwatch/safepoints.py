@@ -1,7 +1,7 @@
 """Python code for hits: run on the main thread, at its next safe point after the trap.
 
-The handler may not run Python. It calls PyErr_SetInterruptEx for a signal that nobody sends, which makes the
-main thread run that signal's Python handler between two bytecodes.
+The handler may not run Python. It sends the main thread a real-time signal that nobody else uses; Python runs
+that signal's handler between two bytecodes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hwwatch.errors import NotSupported
+from hwwatch.native import lib
 
 _deliver: list[Callable[[], list[Any]]] = []
 _number = 0
@@ -22,12 +23,12 @@ _busy = False
 
 
 def number() -> int:
-    """The signal in use: the highest real-time signal that nobody handles; 0 before `install`."""
+    """The signal in use; 0 before `install`."""
     return _number
 
 
 def install() -> int:
-    """Take the signal; must happen on the main thread the first time.
+    """Take the highest real-time signal that nobody handles; on the main thread, the first time.
 
     Raises
     ------
@@ -46,6 +47,8 @@ def install() -> int:
     for candidate in range(signal.SIGRTMAX - 1, signal.SIGRTMIN, -1):
         if signal.getsignal(candidate) is signal.SIG_DFL:
             signal.signal(candidate, _on_signal)
+            signal.siginterrupt(candidate, False)  # system calls of the program go on
+            lib.hww_notify_configure(candidate)
             _number = candidate
             return candidate
     raise NotSupported("on_hit: all real-time signals are taken.", slug="on-hit")
@@ -55,6 +58,7 @@ def uninstall() -> None:
     """Give the signal back."""
     global _number
     if _number and threading.current_thread() is threading.main_thread():
+        lib.hww_notify_configure(0)
         if signal.getsignal(_number) is _on_signal:
             signal.signal(_number, signal.SIG_DFL)
         _number = 0
@@ -74,6 +78,7 @@ def unsubscribe(deliver: Callable[[], list[Any]]) -> None:
 
 def _on_signal(_signum: int, frame: types.FrameType | None) -> None:
     global _busy
+    lib.hww_notify_taken()
     if _busy:  # a hit made by a callback: recorded, not delivered, else it could go on for ever
         return
     _busy = True

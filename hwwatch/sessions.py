@@ -149,7 +149,6 @@ class Session:
 
     def _use_safepoints(self) -> None:
         safepoints.install()
-        interpreter.notify_with(safepoints.number())
         safepoints.subscribe(self._deliver)
 
     def _arm(self, watch: Watch, backend_name: str) -> None:

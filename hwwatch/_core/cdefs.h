@@ -302,7 +302,10 @@ int hww_ring_release(uint64_t to);
 /* frames.c */
 void hww_frames_configure(const struct hww_python *layout);
 uint32_t hww_frames_here(uint32_t nframes);
-void hww_notify_configure(uint64_t set_interrupt, uint32_t number);
+
+/* notify.c */
+void hww_notify_configure(uint32_t signal_number);
+void hww_notify_taken(void);
 
 /* trap.c */
 int hww_trap_open(void);

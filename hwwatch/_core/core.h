@@ -94,8 +94,10 @@ void hww_action(struct hww_thread *self, struct hww_watch *watch, uint32_t index
 int hww_writer_known(uint64_t pc);
 uint64_t *hww_snapshot_of(uint32_t index, const struct hww_watch *watch);
 
+/* notify.c */
+void hww_notify(struct hww_thread *self);
+
 /* frames.c */
-void hww_notify(void);
 
 uint32_t hww_frames_walk(struct hww_thread *self, uint32_t nframes, uint32_t *flags);
 

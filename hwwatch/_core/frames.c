@@ -233,22 +233,3 @@ uint32_t hww_frames_here(uint32_t nframes)
     uint32_t flags = 0;
     return hww_frames_walk(&hww_thread, nframes, &flags);
 }
-
-static uint64_t set_interrupt; /* address of PyErr_SetInterruptEx */
-static uint32_t interrupt_number;
-
-void hww_notify_configure(uint64_t address, uint32_t number)
-{
-    HWW_STORE(&set_interrupt, 0);
-    HWW_STORE(&interrupt_number, number);
-    HWW_STORE(&set_interrupt, address);
-}
-
-/* Ask for the Python signal handler on the main thread at its next safe point. PyErr_SetInterruptEx only sets
- * flags and writes to the wake-up descriptor: Modules/signalmodule.c says it may be called from a handler. */
-void hww_notify(void)
-{
-    uint64_t call = HWW_LOAD(&set_interrupt);
-    if (call)
-        ((int (*)(int))call)((int)HWW_LOAD(&interrupt_number));
-}

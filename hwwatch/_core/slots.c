@@ -472,25 +472,6 @@ int hww_watch_configure(int watch, const struct hww_settings *settings)
     return 0;
 }
 
-/* By piece: counted, and not accounted for; the least of some samples, since a hit on its way to the handler
- * is missing for a moment. */
-static void missing_counts(int watch, int64_t missing[HWW_MAX_PIECES])
-{
-    const struct hww_watch *entry = watch_at(watch);
-    const struct timespec moment = {0, 100000};
-    for (int sample = 0; sample < 10; sample++) {
-        uint64_t counts[HWW_MAX_PIECES];
-        hww_watch_counts(watch, counts);
-        for (int p = 0; p < HWW_MAX_PIECES; p++) {
-            uint64_t known = HWW_LOAD(&entry->accounted[p]) + HWW_LOAD(&entry->nested[p]);
-            int64_t now = (int64_t)(counts[p] - known);
-            if (!sample || now < missing[p])
-                missing[p] = now;
-        }
-        nanosleep(&moment, NULL);
-    }
-}
-
 /* Further events for writes on every thread, so that nothing is missed while the real ones change over: the
  * kernel takes a breakpoint out to change it (modify_user_hw_breakpoint). Returns the descriptors' number. */
 static int bridge_open(int watch, const struct hww_arm_options *options, uint32_t generation, int **fds)
@@ -532,9 +513,6 @@ int hww_watch_modify(int watch, uint32_t mode, const struct hww_arm_options *opt
         HWW_STORE(&entry->generation, generation);
         return (int)generation;
     }
-    int64_t missing[HWW_MAX_PIECES], after[HWW_MAX_PIECES];
-    hww_watch_settle(watch, 5, 1);
-    missing_counts(watch, missing);
     HWW_STORE(&entry->hardware, generation);
     HWW_STORE(&entry->generation, generation);
     HWW_STORE(&entry->mode, HWW_READWRITE); /* until all have changed over: read watched bytes with care */
@@ -552,15 +530,19 @@ int hww_watch_modify(int watch, uint32_t mode, const struct hww_arm_options *opt
         }
     for (int i = 0; i < count; i++)
         ioctl(fds[i], PERF_EVENT_IOC_DISABLE, 0);
-    hww_watch_settle(watch, 5, 1);
+    hww_watch_settle(watch, 1, 1);
     for (int i = 0; i < count; i++)
         event_close(&fds[i]);
     free(fds);
-    /* What only the bridge has seen is recorded, and not in the real events' counts. */
-    missing_counts(watch, after);
-    for (uint32_t p = 0; p < entry->npieces && count > 0; p++)
-        if (after[p] < missing[p])
-            HWW_ADD(&entry->retired[p], (uint64_t)(missing[p] - after[p]));
+    /* What only the bridge has seen is recorded, and not in the real events' counts. Hits on their way make
+     * this too small, never too large: a hit that never was must not be called lost. */
+    uint64_t counts[HWW_MAX_PIECES];
+    hww_watch_counts(watch, counts);
+    for (uint32_t p = 0; p < entry->npieces && count > 0; p++) {
+        uint64_t known = HWW_LOAD(&entry->accounted[p]) + HWW_LOAD(&entry->nested[p]);
+        if (known > counts[p])
+            HWW_ADD(&entry->retired[p], known - counts[p]);
+    }
     HWW_STORE(&entry->mode, result < 0 ? before : mode);
     return result < 0 ? result : (int)generation;
 }

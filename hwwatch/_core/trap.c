@@ -4,7 +4,7 @@
  *   1. No allocation, no locks, no stdio, no Python call, no reference count.
  *   2. Only these foreign functions: clock_gettime (vDSO); process_vm_readv, process_vm_writev, read, and at
  *      a limit ioctl and close (system calls); sigsetjmp/siglongjmp (registers only); memcmp/memcpy (pure);
- *      PyGILState_GetThisThreadState (a pthread_getspecific); PyErr_SetInterruptEx (flags and a write).
+ *      PyGILState_GetThisThreadState (a pthread_getspecific); tgkill, to wake Python for a hit.
  *   3. errno is saved on entry and restored on exit.
  *   4. A trap inside a trap returns at once (thread-local flag); it is counted in hww_watch.nested.
  *   5. A trap that is not ours goes to the handler that was there before.
@@ -234,7 +234,7 @@ static void take(struct hww_thread *self, struct trap *trap, struct hww_watch *w
         filter(self, watch, index, finding->hit, kernel);
         if (HWW_LOAD(&watch->state) != HWW_RETIRED) { /* the limit was lowered below what there is */
             hww_watch_stop((int)index);
-            hww_notify();
+            hww_notify(self);
         }
         return;
     }
@@ -257,9 +257,11 @@ static void take(struct hww_thread *self, struct trap *trap, struct hww_watch *w
     int last = limit && ticket == limit;
     if (last)
         hww_watch_stop((int)index);
-    /* A read watch asks for its unknown writers to be decoded, so that they cost no record from then on. */
-    if (settings && (settings->notify || last || (watch->mode == HWW_READ && change->mask)))
-        hww_notify();
+    /* A read watch asks for its unknown writers to be decoded, so that they cost no record from then on. A
+     * forked child has no listener: on_hit is its parent's. */
+    int wanted = last || (settings && settings->notify) || (watch->mode == HWW_READ && change->mask);
+    if (wanted && (uint32_t)self->pid == watch->owner)
+        hww_notify(self);
 }
 
 static void observe_watch(struct hww_thread *self, struct trap *trap, uint32_t index)

@@ -124,7 +124,7 @@ class PerfBackend:
                 lib.hww_watch_modify(armed.index, CORE_MODE[mode], _options(request), bridged),
                 "changing the mode",
             )
-            self._settle(armed.index, PATIENCE / 4)
+            lib.hww_watch_settle(armed.index, 2, 0)  # hits by the old registers come first
         return Armed(armed.index, generation, request, armed.threads, gap=not bridged[0])
 
     def alive(self, armed: Armed) -> bool:

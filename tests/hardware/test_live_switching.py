@@ -350,3 +350,33 @@ def test_inherited_events_change_too(in_child: Callable[..., Any]) -> None:
         return code, rows.access.tolist(), set(rows.pid) == {child}, watch.lost
 
     assert in_child(work) == [3, ["write", "write", "read", "read"], True, 0]
+
+
+def test_to_reads_after_the_signal_for_safe_points_was_given_back(
+    in_child: Callable[..., Any], build: Callable[..., str]
+) -> None:
+    """A watch for reads asks for a safe point at once; from a thread without Python that must not crash.
+
+    PyErr_SetInterruptEx compares the signal's handler with SIG_DFL, which needs a thread state where that
+    handler is a number (CPython Modules/signalmodule.c, compare_handler).
+    """
+
+    def work(path):
+        from hwwatch.sessions import Session
+
+        library = ctypes.CDLL(path)
+        value, stop, done = np.zeros(16, np.int64), np.zeros(16, np.int64), np.zeros(16, np.int64)
+        with Session("first") as session:
+            session.watch(value[:1], on_hit=lambda hit: None)
+        arguments = [ctypes.c_void_p(array.ctypes.data) for array in (value, stop, done)]
+        worker = threading.Thread(target=library.store_until, args=arguments)
+        worker.start()
+        for _ in range(30):
+            with Session("second") as session:
+                watch = session.watch(value[:1])
+                watch.mode = "r"
+        stop[0] = 1
+        worker.join()
+        return watch.hits, watch.lost
+
+    assert in_child(work, build(SOURCE, "-Wl,-Bsymbolic")) == [0, 0]

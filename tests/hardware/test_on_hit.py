@@ -221,6 +221,24 @@ def test_first_time_must_be_on_the_main_thread(in_child: Callable[..., Any]) -> 
     assert in_child(work) == [[["on-hit", True]], 0]
 
 
+def test_signal_taken_away_by_the_program(in_child: Callable[..., Any], build: Callable[..., str]) -> None:
+    """Then nothing is delivered any more; hits are recorded all the same, and nothing crashes."""
+
+    def work(path):
+        from hwwatch import safepoints
+
+        value, seen = np.zeros(1, np.int64), []
+        watch = hwwatch.watch(value, on_hit=seen.append)
+        signal.signal(safepoints.number(), signal.SIG_DFL)
+        place = ctypes.c_void_p(value.ctypes.data)
+        worker = threading.Thread(target=ctypes.CDLL(path).store, args=(place, ctypes.c_long(100)))
+        worker.start()
+        worker.join()
+        return len(seen), watch.hits, watch.lost
+
+    assert in_child(work, build(SOURCE)) == [0, 100, 0]
+
+
 # The debugger
 
 SCRIPT = """\
