@@ -188,9 +188,11 @@ def load(build: Callable[..., str]) -> Callable[..., ctypes.CDLL]:
 
 _PRELUDE = """\
 from __future__ import annotations
-import ctypes, json, os, signal, sys, threading, time
+import ctypes, json, os, resource, signal, sys, threading, time
 import numpy as np
 import hwwatch
+
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 def report(value):
     with open({result!r}, "w") as file:
@@ -249,6 +251,7 @@ def in_child() -> Iterator[Callable[..., Any]]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            cwd=folder,
             env={**os.environ, **(env or {})},
             start_new_session=True,
         )

@@ -26,6 +26,13 @@ void hww_notify_taken(void)
 void hww_notify(struct hww_thread *self)
 {
     uint32_t signal_number = HWW_LOAD(&number);
-    if (signal_number && !__atomic_exchange_n(&sent, 1, __ATOMIC_ACQ_REL))
+    struct sigaction found;
+    if (!signal_number)
+        return;
+    /* The program may have taken the signal for itself; where it now has its default action, it would kill.
+     */
+    if (sigaction((int)signal_number, NULL, &found) < 0 || found.sa_handler == SIG_DFL)
+        return;
+    if (!__atomic_exchange_n(&sent, 1, __ATOMIC_ACQ_REL))
         syscall(SYS_tgkill, self->pid, self->pid, signal_number);
 }

@@ -16,9 +16,9 @@ PACKAGE = Path(__file__).parents[2] / "hwwatch"
 #: Modules of one line are alike and do not import each other; a folder is one noun.
 LAYERS = (
     "errors cells",
-    "types safepoints _core",
+    "types _core",
     "native",
-    "programs quiet records",
+    "programs quiet records safepoints",
     "targets",
     "code",
     "interpreter",
