@@ -124,7 +124,7 @@ class PerfBackend:
                 lib.hww_watch_modify(armed.index, CORE_MODE[mode], _options(request), bridged),
                 "changing the mode",
             )
-            deadline = time.monotonic() + PATIENCE / 10  # hits by the old registers come first
+            deadline = time.monotonic() + PATIENCE / 40  # hits by the old registers come first
             while lib.hww_watch_settle(armed.index, 2, 0) and hits_on_their_way():
                 if time.monotonic() > deadline:
                     break
