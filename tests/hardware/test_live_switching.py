@@ -142,7 +142,7 @@ def test_in_several_threads_nothing_is_missed(session: Any, library: ctypes.CDLL
         switches += 1
     for worker in workers:
         worker.join()
-    assert switches > 5
+    assert switches > 1
     assert (watch.counted, watch.hits, watch.lost) == (15_000, 15_000, 0)
 
 
