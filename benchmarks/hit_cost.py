@@ -35,12 +35,12 @@ def variants(floor: Any, address: int, place: np.ndarray[Any, Any]) -> dict[str,
         floor.floor_close()
         return spent
 
-    def full(mode: str, frames: int) -> float:
-        with hwwatch.watching(place, mode, stack=frames, kernel=False) as watch:
+    def full(mode: str, frames: int, **options: Any) -> float:
+        with hwwatch.watching(place, mode, stack=frames, kernel=False, **options) as watch:
             run = floor.floor_load if mode == "rw" else floor.floor_store
             spent = deep(max(frames, 1), lambda: float(run(address, BATCH)))
-            if watch.hits != BATCH:
-                raise SystemExit(f"{watch.hits} of {BATCH} hits")
+            if watch.counted != BATCH:
+                raise SystemExit(f"{watch.counted} of {BATCH} hits")
         hwwatch.clear()
         return spent
 
@@ -49,6 +49,9 @@ def variants(floor: Any, address: int, place: np.ndarray[Any, Any]) -> dict[str,
         "w: bare counting handler": lambda: bare("w", 1),
         "w: full record, no frames": lambda: full("w", 0),
         "w: full record, 16 frames": lambda: full("w", 16),
+        "w: condition false": lambda: full("w", 16, when="hits < 0"),
+        "w: condition true": lambda: full("w", 16, when="hits > 0"),
+        "w: skip": lambda: full("w", 16, policy="skip"),
         "rw: bare counting handler": lambda: bare("rw", 1),
         "rw: full record, 16 frames": lambda: full("rw", 16),
     }

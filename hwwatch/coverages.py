@@ -82,7 +82,8 @@ class Tally:
     hits : int
         Rows in the timeline.
     counted : int
-        What the CPU counted; an access that touches two pieces of one watch counts once.
+        Hits according to the CPU's counters: those recorded, left out and lost. An access that touches two
+        pieces of one value counts once, one that touches two values of one piece twice, as their rows do.
     lost : int
         Counted and not recorded.
     filtered : int

@@ -13,7 +13,7 @@ from hwwatch.errors import HwwatchError, NoSlotError, NotSupported, PermissionRe
 __all__ = ["arena", "check", "ffi", "lib", "open_core", "ring", "shared"]
 
 #: Room for hits, in slots of 128 bytes; a hit takes one, or two when many registers changed. The memory is
-#: reserved, not used: pages come to be as hits are written. HWWATCH_CAPACITY overrides it.
+#: reserved, not used: pages come to be as hits are written.
 CAPACITY = 1 << 21
 #: Bytes for call stacks and code objects, each stored once.
 ARENA_BYTES = 256 << 20

@@ -189,7 +189,7 @@ def _address(policy: Goto) -> int:
             address = int(address, 0)
         except ValueError:
             address = Symbols().resolve(str(address))
-    mapping = Maps.read().find(address)
+    mapping = Maps.read().find(address) if 0 <= address <= _MASK else None
     if mapping is None or not mapping.executable:
         raise NotSupported(
             f"policy {describe(policy)!r}: {address:#x} is not in executable memory.", slug="policy"
@@ -217,7 +217,7 @@ def _function(policy: Any) -> int:
         address = policy if isinstance(policy, int) else target_of(policy).address
     except TargetError as error:
         raise TargetError(f"policy {policy!r} is no function: {error}", slug="policy") from error
-    mapping = Maps.read().find(address)
+    mapping = Maps.read().find(address) if 0 <= address <= _MASK else None
     if mapping is None or not mapping.executable:
         raise TargetError(f"policy {policy!r}: {address:#x} is not in executable memory.", slug="policy")
     return int(address)

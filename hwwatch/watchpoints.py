@@ -165,7 +165,7 @@ class Watch:
 
     @property
     def counted(self) -> int:
-        """Hits counted by the CPU: recorded, left out by the mode, and lost."""
+        """Hits according to the CPU's counters: recorded, left out by mode or condition, and lost."""
         return self._session._tally(self).counted
 
     @property

@@ -236,26 +236,6 @@ static int arm_thread(int watch, pid_t tid, uint32_t inherited, const struct hww
     return 0;
 }
 
-/* The process id given out last in this pid namespace, 0 where it cannot be read. Ids are given out in
- * ascending order, so it tells which threads were created before now (kernel/pid.c, alloc_pid). */
-static pid_t last_pid(void)
-{
-    char text[16] = {0};
-    int fd = open("/proc/sys/kernel/ns_last_pid", O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return 0;
-    ssize_t got = read(fd, text, sizeof text - 1);
-    close(fd);
-    return got > 0 ? (pid_t)atoi(text) : 0;
-}
-
-/* Ids wrap around at pid_max, of which a process sees a small part. */
-static int created_after(pid_t tid, pid_t mark)
-{
-    int distance = tid - mark;
-    return mark > 0 && ((distance > 0 && distance < 1 << 14) || distance < -(1 << 14));
-}
-
 /* Pieces that a thread has by inheritance, told by its free slots. Not quite sure: the kernel swaps the
  * contexts of sibling threads (context_equiv in kernel/events/core.c), and with them the events, but not the
  * slots on their account. So a thread without is armed, and settles the doubt itself (hww_watch_doubt). */
@@ -269,62 +249,55 @@ static int inherited_pieces(int watch, pid_t tid)
     return npieces - (absent < 0 ? 0 : absent > npieces ? npieces : absent);
 }
 
-/* Arm every thread, and look again until no new one is found. A thread that appears meanwhile was created by
- * an armed one, and has inherited, or by one not armed yet. Created after the mark, which is taken when all
- * threads known so far are armed, it has inherited for sure; others are asked for their slots, since one that
- * is armed twice counts each of its hits twice. */
+/* Arm the threads that are not on the list yet; the number of those that had not inherited all, or -errno. */
+static int arm_new_threads(int watch, int first, const struct hww_arm_options *options,
+                           struct hww_arm_report *report)
+{
+    struct hww_watch *entry = watch_at(watch);
+    pid_t *tids = NULL;
+    int count = list_threads(&tids), error = 0, armed = 0;
+    if (count < 0)
+        return count;
+    for (int i = 0; i < count && !error; i++) {
+        if (list_find(watch, tids[i]))
+            continue;
+        int inherited = first ? 0 : inherited_pieces(watch, tids[i]);
+        if (inherited < 0) { /* ended meanwhile */
+            report->vanished++;
+            error = list_add(watch, tids[i]) ? 0 : -ENOMEM;
+            continue;
+        }
+        armed += inherited < (int)entry->npieces;
+        report->inherited += inherited == (int)entry->npieces;
+        error = arm_thread(watch, tids[i], (uint32_t)inherited, options, report);
+        if (!error && !first && inherited < (int)entry->npieces && entry->mode != HWW_EXECUTE) {
+            list_find(watch, tids[i])->doubtful = (1u << entry->npieces) - (1u << inherited);
+            __atomic_fetch_or(&doubts, 1ull << watch, __ATOMIC_ACQ_REL);
+        }
+    }
+    free(tids);
+    return error ? error : armed;
+}
+
+/* Arm every thread, and look again until none is found that lacks a piece: a thread that appears meanwhile
+ * was created by an armed one, and has inherited, or by one not armed yet. Last, once more after a while,
+ * since a clone that was under way has copied its creator's events before it showed. */
 int hww_watch_open(int watch, const struct hww_arm_options *options, struct hww_arm_report *report)
 {
+    const struct timespec moment = {0, 500000};
     memset(report, 0, sizeof *report);
     watch_at(watch)->follow = options->follow_fork;
-    pid_t mark = 0;
-    for (int pass = 0, open = 1; open; pass++) {
-        pid_t *tids = NULL;
-        int count = list_threads(&tids), error = 0, armed = 0, undecided = 0;
-        if (count < 0)
-            return count;
-        open = 0;
-        for (int i = 0; i < count && !error; i++) {
-            if (list_find(watch, tids[i]))
-                continue;
-            if (pass > 0 && created_after(tids[i], mark)) {
-                undecided++;
-                continue;
-            }
-            int inherited = pass > 0 ? inherited_pieces(watch, tids[i]) : 0;
-            open = 1;
-            if (inherited < 0) { /* ended meanwhile */
-                report->vanished++;
-                error = list_add(watch, tids[i]) ? 0 : -ENOMEM;
-                continue;
-            }
-            armed += inherited < (int)watch_at(watch)->npieces;
-            report->inherited += inherited == (int)watch_at(watch)->npieces;
-            error = arm_thread(watch, tids[i], (uint32_t)inherited, options, report);
-            if (pass > 0 && watch_at(watch)->mode != HWW_EXECUTE) {
-                list_find(watch, tids[i])->doubtful = (1u << watch_at(watch)->npieces) - (1u << inherited);
-                __atomic_fetch_or(&doubts, 1ull << watch, __ATOMIC_ACQ_REL);
-            }
-        }
-        if (armed && !error) {
-            /* A clone under way has copied its creator's events before it gets its id: let it pass. */
-            const struct timespec moment = {0, 50000};
-            if (pass > 0 || undecided)
-                nanosleep(&moment, NULL);
-            mark = last_pid();
-        } else {
-            /* Nobody was without: whoever was created after the mark has inherited. */
-            for (int i = 0; i < count && !error; i++)
-                if (!list_find(watch, tids[i])) {
-                    report->inherited++;
-                    error = list_add(watch, tids[i]) ? 0 : -ENOMEM;
-                }
-        }
-        free(tids);
-        if (error)
-            return error;
+    int armed = arm_new_threads(watch, 1, options, report);
+    if (armed < 2)
+        return armed < 0 ? armed : 0; /* alone: nobody else can have created a thread */
+    uint32_t before = lists[watch].count;
+    for (int pass = 0; armed > 0 && pass < 100; pass++)
+        armed = arm_new_threads(watch, 0, options, report);
+    for (int look = 0; armed >= 0 && lists[watch].count > before && look < 4; look++) {
+        nanosleep(&moment, NULL);
+        armed = arm_new_threads(watch, 0, options, report);
     }
-    return 0;
+    return armed < 0 ? armed : 0;
 }
 
 /* From now on the watch is compared at every trap, also at those that name another. */

@@ -53,6 +53,7 @@ class FakeBackend:
         """Enter the watch into the real table."""
         if len(request.pieces) > self.slots_free():
             raise NoSlotError("all fake debug registers are taken.")
+        check(lib.hww_trap_open(), "installing the fault guard")
         index = claim(request)
         lib.hww_watch_publish(index)
         armed = Armed(index, native.shared().watches[index].generation, request, 1)

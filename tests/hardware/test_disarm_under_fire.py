@@ -13,6 +13,8 @@ import pytest
 
 import hwwatch
 
+pytestmark = pytest.mark.slow
+
 SOURCE = """
 #include <pthread.h>
 #include <unistd.h>

@@ -13,6 +13,8 @@ import pytest
 
 import hwwatch
 
+pytestmark = pytest.mark.slow
+
 SOURCE = """
 #define _GNU_SOURCE
 #include <signal.h>

@@ -10,8 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 
 import hwwatch
+
+pytestmark = pytest.mark.slow
 
 
 def test_rows_carry_the_childs_pid(in_child: Callable[..., Any]) -> None:

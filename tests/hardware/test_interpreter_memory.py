@@ -16,6 +16,8 @@ import pytest
 
 import hwwatch
 
+pytestmark = pytest.mark.slow
+
 
 def refcount(mode, hits):
     """ob_refcnt of an object that is passed around (CPython Include/object.h: the first word)."""

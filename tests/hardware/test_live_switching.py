@@ -13,6 +13,8 @@ import pytest
 
 import hwwatch
 
+pytestmark = pytest.mark.slow
+
 SOURCE = r"""
 void store(volatile long *p, long n) { for (long i = 1; i <= n; i++) *p = i; }
 

@@ -18,6 +18,8 @@ import pytest
 
 import hwwatch
 
+pytestmark = pytest.mark.slow
+
 END = pexpect.EOF
 SOURCE = "void store(volatile long *p, long n) { for (long i = 1; i <= n; i++) *p = i; }"
 

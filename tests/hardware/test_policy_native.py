@@ -16,6 +16,8 @@ import pytest
 
 import hwwatch
 
+pytestmark = pytest.mark.slow
+
 SOURCE = r"""
 #define _GNU_SOURCE
 #include <stddef.h>

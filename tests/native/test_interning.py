@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 OPEN = """
 from hwwatch import native
 {sizes}

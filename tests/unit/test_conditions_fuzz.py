@@ -16,6 +16,8 @@ from hwwatch.conditions import Condition, compile_condition, fill
 from hwwatch.errors import ConditionError
 from hwwatch.native import ffi, lib
 
+pytestmark = pytest.mark.slow
+
 DTYPES = [np.dtype(order + code) for order in "<>" for code in ("?", *"bBhHiIqQefd")]
 WORDS = [
     0,

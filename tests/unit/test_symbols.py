@@ -112,6 +112,7 @@ def test_resolve_by_any_name_of_the_library(symbols: Symbols, full: ctypes.CDLL,
     assert symbols.resolve(f"{library}!counter") == ctypes.addressof(ctypes.c_int.in_dll(full, "counter"))
 
 
+@pytest.mark.slow  # reads the symbols of every library in the process
 def test_resolve_searches_all_libraries(symbols: Symbols, full: ctypes.CDLL) -> None:
     assert symbols.resolve("local_function") == pointed(full, "local_pointer")
     assert symbols.resolve("strlen") == place(ctypes.CDLL(None), "strlen")
@@ -129,6 +130,7 @@ def test_resolve_gives_the_function_an_ifunc_chose(symbols: Symbols, full: ctype
     assert "strlen" in symbols.lookup(place(libc, "strlen") + 5).name
 
 
+@pytest.mark.slow  # reads the symbols of every library in the process
 @pytest.mark.parametrize(
     ("text", "slug", "words"),
     [
@@ -151,6 +153,7 @@ def test_what_cannot_be_resolved(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow  # reads the symbols of every library in the process
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
 def test_cpp_names(symbols: Symbols, tmp_path: Path) -> None:
     library = ctypes.CDLL(str(build(tmp_path, "libshapes", CPP, suffix=".cpp")))
