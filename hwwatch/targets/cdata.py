@@ -152,7 +152,7 @@ def cdata_field(obj: Any, field: str, what: str, *, name: str | None = None, own
     return target
 
 
-def library_target(library: Any, symbol: str, what: str, *, name: str | None = None) -> Target:
+def exported_target(library: Any, symbol: str, what: str, *, name: str | None = None) -> Target:
     """Target for a function or a global variable of a cffi library.
 
     ``lib.counter`` copies a global's value; its address shows the place.

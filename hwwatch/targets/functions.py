@@ -63,9 +63,9 @@ def function_target(obj: Any, what: str, *, name: str | None = None) -> Target:
     if _is_cfunc(obj):
         return code_target(int(obj.address), what, name=name or getattr(obj, "__name__", None), owner=obj)
     if type(obj.__self__).__name__ == "Lib" and type(obj.__self__).__module__ == "_cffi_backend":
-        from hwwatch.targets.cdata import library_target
+        from hwwatch.targets.cdata import exported_target
 
-        return library_target(obj.__self__, obj.__name__, what, name=name or obj.__name__)
+        return exported_target(obj.__self__, obj.__name__, what, name=name or obj.__name__)
     # CPython Objects/methodobject.c: the ml_meth pointer.
     behind = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object)(
         ("PyCFunction_GetFunction", ctypes.pythonapi)

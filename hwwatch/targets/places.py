@@ -93,7 +93,7 @@ def attribute(base: Any, name: str, what: str, *, owner: object = None) -> Targe
     if cdata.is_cdata(base):
         return cdata.cdata_field(base, name, what, name=what, owner=owner)
     if cdata.is_library(base):
-        return cdata.library_target(base, name, what, name=what)
+        return cdata.exported_target(base, name, what, name=what)
     inner = buffers.unwrap(base, what) if name in ("value", "raw") else base
     if foreign.is_ctypes(inner):
         return _ctypes_attribute(inner, name, what)
