@@ -6,7 +6,10 @@ import os
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hwwatch.watchpoints import Watch
 
 _SIGTRAP_BIT = 1 << 4  # signal 5, in the hexadecimal masks of /proc/<pid>/status
 
@@ -260,3 +263,35 @@ class Coverage:
         from hwwatch.displays import coverage_html
 
         return coverage_html(self)
+
+
+def describe(watch: Watch, tally: Tally) -> WatchCoverage:
+    """What one watch sees now; `tally` is its figures."""
+    alive = threads()
+    blind: list[tuple[int, str, str]] = []
+    if watch.armed and watch.backend.startswith("perf"):
+        blind = [
+            (t.tid, t.name, "blocks SIGTRAP: its hits are counted, and recorded late or not at all")
+            for t in alive
+            if t.blocks_sigtrap
+        ]
+    notes = []
+    if watch.armed and not watch.enabled:
+        notes.append("paused")
+    if watch.gap:
+        notes.append("its mode was changed with all slots taken: writes of that moment were missed")
+    children = "forked children followed" if watch.follow_fork else "children not followed"
+    return WatchCoverage(
+        watch.name,
+        watch.id,
+        watch.state,
+        watch.backend,
+        len(alive),
+        len(alive) if watch.armed else 0,
+        tuple(blind),
+        watch.kernel_note,
+        children,
+        tally,
+        watch.last_test,
+        tuple(notes),
+    )

@@ -72,7 +72,7 @@ def _watch_row(watch: Watch) -> tuple[Any, ...]:
         describe(watch.policy),
         watch.when or "",
         watch.limit or "",
-        watch._state(),
+        watch.state,
         watch.slots,
         watch.hits,
         watch.lost,

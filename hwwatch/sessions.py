@@ -22,7 +22,7 @@ from hwwatch.arming import (
     place_of,
 )
 from hwwatch.backends.select import select
-from hwwatch.coverages import Coverage, Tally, WatchCoverage, threads
+from hwwatch.coverages import Coverage, Tally, WatchCoverage, describe, threads
 from hwwatch.errors import HwwatchError, NoSlotError, NotSupported, PermissionRefused, TargetError
 from hwwatch.ledgers import Ledger
 from hwwatch.native import lib
@@ -393,36 +393,7 @@ class Session:
 
     def _coverage_of(self, watch: Watch) -> WatchCoverage:
         with self._lock:
-            alive = threads()
-            blind: list[tuple[int, str, str]] = []
-            if watch.armed and watch.backend.startswith("perf"):
-                blind = [
-                    (t.tid, t.name, "blocks SIGTRAP: its hits are counted, and recorded late or not at all")
-                    for t in alive
-                    if t.blocks_sigtrap
-                ]
-            notes = []
-            if watch.armed and not watch._enabled:
-                notes.append("paused")
-            if watch._armed is not None and watch._armed.gap:
-                notes.append("its mode was changed with all slots taken: writes of that moment were missed")
-            children = "forked children followed" if watch.follow_fork else "children not followed"
-            if watch.mode == "x":
-                children = "forked children not followed (an execute breakpoint would kill spawned programs)"
-            return WatchCoverage(
-                watch.name,
-                watch.id,
-                watch._state(),
-                watch.backend,
-                len(alive),
-                len(alive) if watch.armed else 0,
-                tuple(blind),
-                watch.kernel_note,
-                children,
-                self._tally(watch),
-                watch.last_test,
-                tuple(notes),
-            )
+            return describe(watch, self._tally(watch))
 
     # ending
 

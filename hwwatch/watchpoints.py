@@ -156,6 +156,18 @@ class Watch:
         """Whether debug registers are programmed for it; False once a limit was reached."""
         return self._session._is_armed(self)
 
+    @property
+    def state(self) -> str:
+        """``"armed"``, ``"paused"`` or ``"disarmed"``."""
+        if not self.armed:
+            return "disarmed"
+        return "armed" if self._enabled else "paused"
+
+    @property
+    def gap(self) -> bool:
+        """Whether its last change of mode could not be made without missing writes of that moment."""
+        return self._armed is not None and self._armed.gap
+
     # what was seen
 
     @property
@@ -196,11 +208,6 @@ class Watch:
         """Its hits as a DataFrame; see `hwwatch.timeline`."""
         return self._session.timeline(self, stack=stack, registers=registers)
 
-    def _state(self) -> str:
-        if not self.armed:
-            return "disarmed"
-        return "armed" if self._enabled else "paused"
-
     def __repr__(self) -> str:
         tally = self._session._tally(self)
         lost = f", {tally.lost} lost" if tally.lost else ""
@@ -209,7 +216,7 @@ class Watch:
         note = f", {self.target.note}" if self.target.note else ""
         return (
             f"<Watch {self.id} {self.name!r} {self._mode} {self.nbytes} bytes at {self.address:#x} "
-            f"({self.dtype}), policy {describe(self._policy)}{when}{limit}, {self._state()}, {self.slots} "
+            f"({self.dtype}), policy {describe(self._policy)}{when}{limit}, {self.state}, {self.slots} "
             f"slot{'s' if self.slots != 1 else ''}, backend {self.backend}: {tally.hits} hits{lost}{note}>"
         )
 
