@@ -161,7 +161,9 @@ class WatchMagics(Magics):
             if chosen:
                 session.unwatch(*chosen)
         for watch in chosen:
-            print(f"unwatched {watch.id} ({watch.name}); its {watch.hits} hits stay in the timeline")
+            kept = {0: "it had no hits", 1: "its hit stays in the timeline"}
+            stay = f"its {watch.hits} hits stay in the timeline"
+            print(f"unwatched {watch.id} ({watch.name}); {kept.get(watch.hits, stay)}")
         if not chosen:
             print("nothing is watched")
 

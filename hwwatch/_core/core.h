@@ -92,7 +92,6 @@ void hww_action(struct hww_thread *self, struct hww_watch *watch, uint32_t index
                 struct hww_finding *finding, const uint64_t before[4], uint32_t changed, void *context,
                 int *drop);
 int hww_writer_known(uint64_t pc);
-uint64_t *hww_snapshot_of(uint32_t index, const struct hww_watch *watch);
 
 /* notify.c */
 void hww_notify(struct hww_thread *self);
@@ -123,6 +122,16 @@ static inline uint64_t hww_cookie(uint32_t generation, uint32_t watch, uint32_t 
 {
     return HWW_COOKIE_MAGIC << 48 | (uint64_t)generation << 16 | watch << 8 | piece;
 }
+
+/* observe.c */
+struct hww_change {
+    uint64_t before[HWW_MAX_PIECES], now[HWW_MAX_PIECES];
+    uint32_t mask;  /* pieces that changed */
+    uint32_t flags; /* HWW_HIT_* */
+};
+void hww_observe(struct hww_thread *self, uint32_t index, const struct hww_watch *watch, uint32_t first,
+                 struct hww_change *out);
 void hww_snapshot_take(uint32_t watch);
+uint64_t *hww_snapshot_of(uint32_t index, const struct hww_watch *watch);
 
 #endif

@@ -15,7 +15,6 @@
  */
 #define _GNU_SOURCE
 #include <sys/syscall.h>
-#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -26,137 +25,6 @@ uint64_t hww_active;
 volatile uint64_t hww_canary_seen;
 
 static struct hww_signal trap_signal, segv_signal, bus_signal;
-
-/* Last value of each piece of a watch; private, since after a fork the memory is private too. */
-static struct {
-    uint32_t first; /* whose: hww_watch.first */
-    uint64_t values[HWW_MAX_PIECES];
-} snapshots[HWW_MAX_WATCHES];
-
-/* What the handler reads of the watched memory, piece by piece. */
-struct reading {
-    const struct hww_watch *watch;
-    uint32_t first, last; /* pieces */
-    uint64_t values[HWW_MAX_PIECES];
-};
-
-/* A plain load. On a write breakpoint it does not trap; it may fault where the object has died. */
-static void read_plainly(void *argument)
-{
-    struct reading *self = argument;
-    for (uint32_t p = self->first; p <= self->last; p++) {
-        uint64_t address = self->watch->pieces[p].address;
-        switch (self->watch->pieces[p].nbytes) {
-        case 1:
-            self->values[p] = *(const volatile uint8_t *)address;
-            break;
-        case 2:
-            self->values[p] = *(const volatile uint16_t *)address;
-            break;
-        case 4:
-            self->values[p] = *(const volatile uint32_t *)address;
-            break;
-        default:
-            self->values[p] = *(const volatile uint64_t *)address;
-        }
-    }
-}
-
-/* Through the kernel, which reaches the bytes by another mapping: neither traps nor faults. */
-static int read_by_kernel(struct reading *self, pid_t pid)
-{
-    struct iovec local[HWW_MAX_PIECES], remote[HWW_MAX_PIECES];
-    uint32_t n = 0;
-    long total = 0;
-    for (uint32_t p = self->first; p <= self->last; p++, n++) {
-        uint32_t nbytes = self->watch->pieces[p].nbytes;
-        self->values[p] = 0;
-        local[n] = (struct iovec){&self->values[p], nbytes};
-        remote[n] = (struct iovec){(void *)self->watch->pieces[p].address, nbytes};
-        total += nbytes;
-    }
-    long got = syscall(SYS_process_vm_readv, pid, local, (unsigned long)n, remote, (unsigned long)n, 0ul);
-    return got == total ? 0 : got < 0 ? -errno : -EFAULT;
-}
-
-/* A load of bytes under a read-write breakpoint would trap again, so those are read by the kernel; where a
- * sandbox forbids that, the load traps, and the nested trap returns at once. */
-static int read_pieces(struct hww_thread *self, struct reading *reading)
-{
-    if (reading->watch->mode == HWW_WRITE) {
-        if (hww_guarded(self, read_plainly, reading) == 0)
-            return 0;
-        return read_by_kernel(reading, self->pid);
-    }
-    int error = read_by_kernel(reading, self->pid);
-    if (error == -EPERM || error == -ENOSYS)
-        error = hww_guarded(self, read_plainly, reading);
-    return error;
-}
-
-uint64_t *hww_snapshot_of(uint32_t index, const struct hww_watch *watch)
-{
-    return watch->shared ? (uint64_t *)watch->snapshot : snapshots[index].values;
-}
-
-/* Remember the bytes as they are now; before the events are enabled, in the arming thread. */
-void hww_snapshot_take(uint32_t index)
-{
-    struct hww_watch *watch = &hww_region.shared->watches[index];
-    struct reading now = {watch, 0, watch->npieces - 1, {0}};
-    hww_thread_identify(&hww_thread);
-    if (watch->mode != HWW_EXECUTE)
-        read_by_kernel(&now, hww_thread.pid);
-    memcpy(hww_snapshot_of(index, watch), now.values, sizeof now.values);
-    memcpy(watch->initial, now.values, sizeof now.values);
-    HWW_STORE(&snapshots[index].first, watch->first);
-}
-
-struct change {
-    uint64_t before[HWW_MAX_PIECES], now[HWW_MAX_PIECES];
-    uint32_t mask;  /* pieces that changed */
-    uint32_t flags; /* HWW_HIT_* */
-};
-
-/* What happened to the watched bytes since the last trap. Compare-and-swap, with the memory read between
- * load and swap, so that of two threads trapping at once neither can put an older value over a newer one:
- * the old value of each record is the new value of the one before. */
-static void observe(struct hww_thread *self, uint32_t index, const struct hww_watch *watch, uint32_t first,
-                    struct change *out)
-{
-    uint64_t *last = hww_snapshot_of(index, watch);
-    int unknown = !watch->shared && HWW_LOAD(&snapshots[index].first) != first;
-    uint32_t count = watch->npieces;
-    struct reading now = {watch, 0, count - 1, {0}};
-    for (uint32_t p = 0; p < count; p++)
-        out->before[p] = HWW_LOAD(&last[p]);
-    if (read_pieces(self, &now) < 0) {
-        memcpy(out->now, out->before, sizeof out->now);
-        out->flags |= HWW_HIT_UNREADABLE;
-        return;
-    }
-    if (unknown) {
-        out->flags |= HWW_HIT_OLD_UNKNOWN;
-        for (uint32_t p = 0; p < count; p++) {
-            out->before[p] = now.values[p];
-            HWW_STORE(&last[p], now.values[p]);
-        }
-        HWW_STORE(&snapshots[index].first, first);
-    }
-    for (uint32_t p = 0; p < count; p++) {
-        while (out->before[p] != now.values[p] &&
-               !__atomic_compare_exchange_n(&last[p], &out->before[p], now.values[p], 0, __ATOMIC_ACQ_REL,
-                                            __ATOMIC_ACQUIRE)) {
-            now.first = now.last = p;
-            if (read_pieces(self, &now) < 0) {
-                now.values[p] = out->before[p];
-                out->flags |= HWW_HIT_UNREADABLE;
-            }
-        }
-        out->now[p] = now.values[p];
-        out->mask |= (uint32_t)(out->before[p] != out->now[p]) << p;
-    }
-}
 
 /* The snapshot is the pieces' bytes one after the other. */
 static void pack(const struct hww_watch *watch, const uint64_t pieces[4], uint64_t out[4])
@@ -223,7 +91,7 @@ static void filter(struct hww_thread *self, struct hww_watch *watch, uint32_t in
 /* Policy, limit and record of a hit that passed the condition. */
 static void take(struct hww_thread *self, struct trap *trap, struct hww_watch *watch, uint32_t index,
                  const struct hww_settings *settings, struct hww_finding *finding,
-                 const struct change *change)
+                 const struct hww_change *change)
 {
     int kernel = finding->flags & HWW_HIT_KERNEL, drop = 0;
     uint64_t limit = settings ? settings->limit : 0;
@@ -287,7 +155,7 @@ static void observe_watch(struct hww_thread *self, struct trap *trap, uint32_t i
         filter(self, watch, index, 1, 0);
         return;
     }
-    struct change change = {{0}, {0}, 0, trap->flags};
+    struct hww_change change = {{0}, {0}, 0, trap->flags};
     /* A hit by the registers as they are is of the latest mode; one by those before a change, of the last
      * then. */
     uint32_t hardware = HWW_LOAD(&watch->hardware);
@@ -300,7 +168,7 @@ static void observe_watch(struct hww_thread *self, struct trap *trap, uint32_t i
         memcpy(finding.old_bytes, arguments, sizeof finding.old_bytes);
         memcpy(finding.new_bytes, arguments + 4, sizeof finding.new_bytes);
     } else {
-        observe(self, index, watch, first, &change);
+        hww_observe(self, index, watch, first, &change);
         pack(watch, change.before, finding.old_bytes);
         pack(watch, change.now, finding.new_bytes);
     }

@@ -73,8 +73,8 @@ def test_unwatch(in_shell: InShell) -> None:
         f"len(hwwatch.timeline('a[3]')), *{NOTHING}",
     )
     assert done[2].out.splitlines() == [
-        "unwatched 2 (a[4]); its 0 hits stay in the timeline",
-        "unwatched 1 (a[3]); its 1 hits stay in the timeline",
+        "unwatched 2 (a[4]); it had no hits",
+        "unwatched 1 (a[3]); its hit stays in the timeline",
     ]
     assert done[4].value == "['m[0, 0]']"
     assert done[5].err.startswith("UsageError: there is no watch 'nope'; there are: 4 (m[0, 0])")
