@@ -278,6 +278,11 @@ def describe(watch: Watch, tally: Tally) -> WatchCoverage:
     notes = []
     if watch.armed and not watch.enabled:
         notes.append("paused")
+    if watch.unsure_threads:
+        notes.append(
+            f"{watch.unsure_threads} threads were too busy, or waited too long, while it was armed: others that "
+            "they may have been creating just then are not watched"
+        )
     if watch.gap:
         notes.append("its mode was changed with all slots taken: writes of that moment were missed")
     children = "forked children followed" if watch.follow_fork else "children not followed"

@@ -69,13 +69,15 @@ class ArmRequest:
 class Armed:
     """An armed request: what the backend needs to change or end it, and what really happened.
 
-    `threads` have events of their own. `gap`: its last change of mode could not be covered.
+    `threads` have events of their own. `unsure`: so many might still have been creating others, which then
+    lack theirs. `gap`: a change of mode could not be covered.
     """
 
     index: int
     generation: int
     request: ArmRequest
     threads: int = 0
+    unsure: int = 0
     gap: bool = False
 
 

@@ -165,8 +165,13 @@ class Watch:
 
     @property
     def gap(self) -> bool:
-        """Whether its last change of mode could not be made without missing writes of that moment."""
+        """Whether a change of mode could not be made without missing writes of that moment."""
         return self._armed is not None and self._armed.gap
+
+    @property
+    def unsure_threads(self) -> int:
+        """Threads that, while it was armed, might have been creating others, which then lack it."""
+        return self._armed.unsure if self._armed is not None else 0
 
     # what was seen
 

@@ -23,13 +23,16 @@ int hww_slots_free(int32_t tid)
 {
     static const struct hww_arm_options options = {0, 0};
     int fds[16], count = 0, error = 0;
+    struct perf_event_attr attr;
+    hww_event_describe(&attr, HWW_WRITE, (uint64_t)scratch, 8, 0, &options, 1);
+    attr.inherit = attr.inherit_thread = 0;
     while (count < 16) {
-        int fd = hww_event_open(HWW_WRITE, (uint64_t)scratch, 8, tid, 0, &options, 1);
+        long fd = syscall(SYS_perf_event_open, &attr, tid, -1, -1, PERF_FLAG_FD_CLOEXEC);
         if (fd < 0) {
-            error = fd;
+            error = -errno;
             break;
         }
-        fds[count++] = fd;
+        fds[count++] = (int)fd;
     }
     for (int i = 0; i < count; i++)
         close(fds[i]);

@@ -285,6 +285,7 @@ struct hww_arm_report {
     uint32_t threads;   /* armed by an event of their own */
     uint32_t inherited; /* found while arming, armed already by inheritance */
     uint32_t vanished;  /* ended while arming */
+    uint32_t unsure;    /* may still be creating threads that do not inherit */
     int32_t failed_tid; /* first thread that could not be armed, or 0 */
     uint32_t failed_piece;
 };
@@ -324,10 +325,12 @@ void hww_mute(int change);
 /* action.c */
 int hww_writer_add(uint64_t pc);
 
+/* arm.c */
+int hww_watch_open(int watch, const struct hww_arm_options *options, struct hww_arm_report *report);
+
 /* slots.c */
 int hww_watch_claim(uint32_t mode, uint32_t npieces, const struct hww_piece *pieces, uint32_t nframes,
                     uint32_t shared);
-int hww_watch_open(int watch, const struct hww_arm_options *options, struct hww_arm_report *report);
 int hww_watch_publish(int watch);
 int hww_watch_stop(int watch);
 int hww_watch_settle(int watch, uint32_t milliseconds, int strict);

@@ -112,8 +112,10 @@ int64_t hww_watch_counted(uint32_t watch, uint32_t piece);
 uint32_t hww_copy_excess(uint32_t nbytes);
 void hww_watch_forked(void);
 void hww_watch_orphaned(uint32_t watch);
-void hww_watch_doubt(struct hww_thread *self, uint32_t watch, uint32_t piece);
 extern volatile uint64_t hww_canary_seen;
+
+/* arm.c, for the handler */
+void hww_watch_doubt(struct hww_thread *self, uint32_t watch, uint32_t piece);
 
 /* The sig_data of our events, so that a trap tells whose it is: magic, generation, watch, piece. */
 #define HWW_COOKIE_MAGIC 0x4857ull

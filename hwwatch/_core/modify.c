@@ -53,7 +53,7 @@ int hww_watch_modify(int watch, uint32_t mode, const struct hww_arm_options *opt
     int result = 0;
     for (uint32_t i = 0; i < hww_events[watch].count; i++)
         for (uint32_t p = 0; p < entry->npieces; p++) {
-            int fd = hww_events[watch].events[i].fd[p];
+            int fd = hww_event_at(watch, i)->fd[p];
             struct perf_event_attr attr;
             hww_event_describe(&attr, mode, entry->pieces[p].address, entry->pieces[p].nbytes,
                                hww_cookie(generation, (uint32_t)watch, p), options, 0);

@@ -3,13 +3,7 @@
  * Not called from the handler, but for hww_watch_counted and hww_watch_forked. The caller serialises all
  * other calls (backends/perf.py holds a lock); any thread may trap meanwhile. */
 #define _GNU_SOURCE
-#include <dirent.h>
-#include <stdlib.h>
-
 #include "events.h"
-
-/* Bit w: watch w has doubtful events. */
-static uint64_t doubts;
 
 struct hww_event_list hww_events[HWW_MAX_WATCHES];
 
@@ -61,65 +55,6 @@ struct hww_watch *hww_watch_at(int watch)
     return &hww_region.shared->watches[watch];
 }
 
-static struct hww_event *list_add(int watch, pid_t tid)
-{
-    if (hww_events[watch].count == hww_events[watch].capacity) {
-        uint32_t capacity = hww_events[watch].capacity ? hww_events[watch].capacity * 2 : 64;
-        struct hww_event *grown = malloc(capacity * sizeof *grown);
-        if (!grown)
-            return NULL;
-        if (hww_events[watch].count)
-            memcpy(grown, hww_events[watch].events, hww_events[watch].count * sizeof *grown);
-        HWW_STORE(&hww_events[watch].events, grown);
-        hww_events[watch].capacity = capacity;
-    }
-    struct hww_event *event = &hww_events[watch].events[hww_events[watch].count];
-    event->tid = tid;
-    event->doubtful = 0;
-    for (int p = 0; p < HWW_MAX_PIECES; p++)
-        event->fd[p] = -1;
-    HWW_STORE(&hww_events[watch].count, hww_events[watch].count + 1);
-    return event;
-}
-
-static struct hww_event *list_find(int watch, pid_t tid)
-{
-    for (uint32_t i = 0; i < hww_events[watch].count; i++)
-        if (hww_events[watch].events[i].tid == tid)
-            return &hww_events[watch].events[i];
-    return NULL;
-}
-
-/* Thread ids of this process into *tids (malloc'ed); the number, or -errno. */
-int hww_threads_list(pid_t **tids)
-{
-    DIR *directory = opendir("/proc/self/task");
-    if (!directory)
-        return -errno;
-    int count = 0, capacity = 0;
-    pid_t *list = NULL;
-    struct dirent *entry;
-    while ((entry = readdir(directory))) {
-        int tid = atoi(entry->d_name);
-        if (tid <= 0)
-            continue;
-        if (count == capacity) {
-            capacity = capacity ? capacity * 2 : 64;
-            pid_t *grown = realloc(list, (size_t)capacity * sizeof *list);
-            if (!grown) {
-                free(list);
-                closedir(directory);
-                return -ENOMEM;
-            }
-            list = grown;
-        }
-        list[count++] = tid;
-    }
-    closedir(directory);
-    *tids = list;
-    return count;
-}
-
 /* An unused entry, the one that was used longest ago first, so that generations live long. */
 int hww_watch_claim(uint32_t mode, uint32_t npieces, const struct hww_piece *pieces, uint32_t nframes,
                     uint32_t shared)
@@ -152,103 +87,12 @@ int hww_watch_claim(uint32_t mode, uint32_t npieces, const struct hww_piece *pie
         for (int p = 0; p < HWW_MAX_PIECES; p++)
             watch->accounted[p] = watch->guessed[p] = watch->nested[p] = watch->retired[p] = 0;
         hww_events[index].count = 0;
-        __atomic_fetch_and(&doubts, ~(1ull << index), __ATOMIC_ACQ_REL);
+        hww_doubts_forget((int)index);
         hww_snapshot_take(index);
         __atomic_fetch_or(&hww_active, 1ull << index, __ATOMIC_ACQ_REL);
         return (int)index;
     }
     return -ENOSPC;
-}
-
-/* Arm one thread, skipping the first `inherited` pieces. */
-static int arm_thread(int watch, pid_t tid, uint32_t inherited, const struct hww_arm_options *options,
-                      struct hww_arm_report *report)
-{
-    struct hww_watch *entry = hww_watch_at(watch);
-    struct hww_event *event = list_add(watch, tid);
-    if (!event)
-        return -ENOMEM;
-    for (uint32_t p = inherited; p < entry->npieces; p++) {
-        int fd = hww_event_open(entry->mode, entry->pieces[p].address, entry->pieces[p].nbytes, tid,
-                                hww_cookie(entry->generation, (uint32_t)watch, p), options, 0);
-        if (fd >= 0) {
-            event->fd[p] = fd;
-            continue;
-        }
-        if (fd == -ESRCH) { /* ended meanwhile */
-            report->vanished++;
-            return 0;
-        }
-        report->failed_tid = tid;
-        report->failed_piece = p;
-        return fd;
-    }
-    report->threads++;
-    return 0;
-}
-
-/* Pieces that a thread has by inheritance, told by its free slots. Not quite sure: the kernel swaps the
- * contexts of sibling threads (context_equiv in kernel/events/core.c), and with them the events, but not the
- * slots on their account. So a thread without is armed, and settles the doubt itself (hww_watch_doubt). */
-static int inherited_pieces(int watch, pid_t tid)
-{
-    int npieces = (int)hww_watch_at(watch)->npieces;
-    int here = hww_slots_free(0), there = hww_slots_free(tid);
-    if (here < 0 || there < 0)
-        return -ESRCH;
-    int absent = there - here;
-    return npieces - (absent < 0 ? 0 : absent > npieces ? npieces : absent);
-}
-
-/* Arm the threads that are not on the list yet; the number of those that had not inherited all, or -errno. */
-static int arm_new_threads(int watch, int first, const struct hww_arm_options *options,
-                           struct hww_arm_report *report)
-{
-    struct hww_watch *entry = hww_watch_at(watch);
-    pid_t *tids = NULL;
-    int count = hww_threads_list(&tids), error = 0, armed = 0;
-    if (count < 0)
-        return count;
-    for (int i = 0; i < count && !error; i++) {
-        if (list_find(watch, tids[i]))
-            continue;
-        int inherited = first ? 0 : inherited_pieces(watch, tids[i]);
-        if (inherited < 0) { /* ended meanwhile */
-            report->vanished++;
-            error = list_add(watch, tids[i]) ? 0 : -ENOMEM;
-            continue;
-        }
-        armed += inherited < (int)entry->npieces;
-        report->inherited += inherited == (int)entry->npieces;
-        error = arm_thread(watch, tids[i], (uint32_t)inherited, options, report);
-        if (!error && !first && inherited < (int)entry->npieces && entry->mode != HWW_EXECUTE) {
-            list_find(watch, tids[i])->doubtful = (1u << entry->npieces) - (1u << inherited);
-            __atomic_fetch_or(&doubts, 1ull << watch, __ATOMIC_ACQ_REL);
-        }
-    }
-    free(tids);
-    return error ? error : armed;
-}
-
-/* Arm every thread, and look again until none is found that lacks a piece: a thread that appears meanwhile
- * was created by an armed one, and has inherited, or by one not armed yet. Last, once more after a while,
- * since a clone that was under way has copied its creator's events before it showed. */
-int hww_watch_open(int watch, const struct hww_arm_options *options, struct hww_arm_report *report)
-{
-    const struct timespec moment = {0, 500000};
-    memset(report, 0, sizeof *report);
-    hww_watch_at(watch)->follow = options->follow_fork;
-    int armed = arm_new_threads(watch, 1, options, report);
-    if (armed < 2)
-        return armed < 0 ? armed : 0; /* alone: nobody else can have created a thread */
-    uint32_t before = hww_events[watch].count;
-    for (int pass = 0; armed > 0 && pass < 100; pass++)
-        armed = arm_new_threads(watch, 0, options, report);
-    for (int look = 0; armed >= 0 && hww_events[watch].count > before && look < 4; look++) {
-        nanosleep(&moment, NULL);
-        armed = arm_new_threads(watch, 0, options, report);
-    }
-    return armed < 0 ? armed : 0;
 }
 
 /* From now on the watch is compared at every trap, also at those that name another. */
@@ -269,7 +113,7 @@ int hww_watch_counts(int watch, uint64_t counts[4])
     for (int p = 0; p < HWW_MAX_PIECES; p++) {
         counts[p] = hww_watch_at(watch)->retired[p];
         for (uint32_t i = 0; i < hww_events[watch].count; i++)
-            counts[p] += hww_event_count(hww_events[watch].events[i].fd[p]);
+            counts[p] += hww_event_count(hww_event_at(watch, i)->fd[p]);
     }
     return 0;
 }
@@ -279,45 +123,10 @@ int64_t hww_watch_counted(uint32_t watch, uint32_t piece)
     uint32_t count = HWW_LOAD(&hww_events[watch].count);
     if (!count)
         return -1;
-    const struct hww_event *events = HWW_LOAD(&hww_events[watch].events);
     uint64_t total = hww_region.shared->watches[watch].retired[piece];
     for (uint32_t i = 0; i < count; i++)
-        total += hww_event_count(events[i].fd[piece]);
+        total += hww_event_count(hww_event_at((int)watch, i)->fd[piece]);
     return (int64_t)total;
-}
-
-static void touch(void *address)
-{
-    __atomic_fetch_or((unsigned char *)address, 0, __ATOMIC_SEQ_CST);
-}
-
-/* On a thread that traps and may be armed twice: with its own event off, touch the watched bytes (an atomic
- * or with 0, which changes nothing). If that traps, inside the handler, it has inherited, and its own event
- * goes; all that this has counted was counted twice. */
-void hww_watch_doubt(struct hww_thread *self, uint32_t watch, uint32_t piece)
-{
-    struct hww_event *event = HWW_LOAD(&doubts) >> watch & 1 ? list_find((int)watch, self->tid) : NULL;
-    if (!event || !(event->doubtful >> piece & 1))
-        return;
-    event->doubtful &= ~(1u << piece);
-    int fd = HWW_LOAD(&event->fd[piece]);
-    if (fd < 0)
-        return;
-    struct hww_watch *entry = hww_watch_at((int)watch);
-    uint32_t before = self->nested;
-    ioctl(fd, PERF_EVENT_IOC_DISABLE, 0);
-    hww_guarded(self, touch, (void *)entry->pieces[piece].address);
-    if (self->nested == before) {
-        if (HWW_LOAD(&entry->state) != HWW_RETIRED)
-            ioctl(fd, PERF_EVENT_IOC_ENABLE, 0);
-        return;
-    }
-    if (__atomic_exchange_n(&event->fd[piece], -1, __ATOMIC_ACQ_REL) != fd)
-        return; /* a thread that disarms was faster */
-    uint64_t twice = hww_event_count(fd);
-    HWW_ADD(&entry->accounted[piece], twice);
-    HWW_ADD(&entry->retired[piece], twice);
-    close(fd);
 }
 
 /* No new hits from now on, in any thread or child. The handler calls this when a limit is reached, perhaps
@@ -326,11 +135,10 @@ int hww_watch_stop(int watch)
 {
     struct hww_watch *entry = hww_watch_at(watch);
     uint32_t count = HWW_LOAD(&hww_events[watch].count);
-    const struct hww_event *events = HWW_LOAD(&hww_events[watch].events);
     for (uint32_t i = 0; i < count; i++)
         for (int p = 0; p < HWW_MAX_PIECES; p++)
-            if (HWW_LOAD(&events[i].fd[p]) >= 0)
-                ioctl(HWW_LOAD(&events[i].fd[p]), PERF_EVENT_IOC_DISABLE, 0);
+            if (HWW_LOAD(&hww_event_at(watch, i)->fd[p]) >= 0)
+                ioctl(HWW_LOAD(&hww_event_at(watch, i)->fd[p]), PERF_EVENT_IOC_DISABLE, 0);
     uint32_t state = HWW_LOAD(&entry->state);
     while (state != HWW_RETIRED && state != HWW_FREE &&
            !__atomic_compare_exchange_n(&entry->state, &state, HWW_RETIRED, 0, __ATOMIC_ACQ_REL,
@@ -367,7 +175,7 @@ int hww_watch_close(int watch)
     hww_watch_stop(watch);
     for (uint32_t i = 0; i < hww_events[watch].count; i++)
         for (int p = 0; p < HWW_MAX_PIECES; p++) {
-            int fd = __atomic_exchange_n(&hww_events[watch].events[i].fd[p], -1, __ATOMIC_ACQ_REL);
+            int fd = __atomic_exchange_n(&hww_event_at(watch, i)->fd[p], -1, __ATOMIC_ACQ_REL);
             if (fd < 0)
                 continue;
             HWW_ADD(&hww_watch_at(watch)->retired[p], hww_event_count(fd));
@@ -399,7 +207,7 @@ int hww_watch_enable(int watch, int on)
         HWW_STORE(&hww_watch_at(watch)->state, HWW_CLAIMED);
     for (uint32_t i = 0; i < hww_events[watch].count; i++)
         for (int p = 0; p < HWW_MAX_PIECES; p++) {
-            int fd = hww_events[watch].events[i].fd[p];
+            int fd = hww_event_at(watch, i)->fd[p];
             if (fd >= 0 && ioctl(fd, on ? PERF_EVENT_IOC_ENABLE : PERF_EVENT_IOC_DISABLE, 0) < 0)
                 result = -errno;
         }
@@ -413,7 +221,7 @@ int hww_watch_threads(int watch, int32_t *tids, int capacity)
 {
     int count = 0;
     for (uint32_t i = 0; i < hww_events[watch].count; i++) {
-        const struct hww_event *event = &hww_events[watch].events[i];
+        const struct hww_event *event = hww_event_at(watch, i);
         if (event->fd[hww_watch_at(watch)->npieces - 1] < 0)
             continue; /* armed by inheritance, or closed */
         if (count < capacity)
@@ -435,12 +243,12 @@ void hww_watch_forked(void)
         uint32_t count = hww_events[watch].count;
         for (uint32_t i = 0; i < count; i++)
             for (int p = 0; p < HWW_MAX_PIECES; p++)
-                if (hww_events[watch].events[i].fd[p] >= 0)
-                    close(hww_events[watch].events[i].fd[p]);
+                if (hww_event_at(watch, i)->fd[p] >= 0)
+                    close(hww_event_at(watch, i)->fd[p]);
         hww_events[watch].count = 0;
         if (!count || entry->mode != HWW_EXECUTE || !entry->follow || HWW_LOAD(&entry->state) != HWW_ARMED)
             continue;
-        struct hww_event *own = &hww_events[watch].events[0];
+        struct hww_event *own = hww_event_at(watch, 0);
         own->tid = 0;
         for (int p = 0; p < HWW_MAX_PIECES; p++)
             own->fd[p] = -1;
@@ -455,5 +263,5 @@ void hww_watch_orphaned(uint32_t watch)
 {
     for (uint32_t i = 0; i < hww_events[watch].count; i++)
         for (int p = 0; p < HWW_MAX_PIECES; p++)
-            hww_event_close(&hww_events[watch].events[i].fd[p]);
+            hww_event_close(&hww_event_at((int)watch, i)->fd[p]);
 }

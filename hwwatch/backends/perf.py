@@ -84,7 +84,7 @@ class PerfBackend:
                 lib.hww_watch_close(index)
                 raise
             generation = native.shared().watches[index].generation
-        return Armed(index, generation, request, report.threads)
+        return Armed(index, generation, request, report.threads, report.unsure)
 
     def disarm(self, armed: Armed) -> None:
         """Disable and close all events. A fork's child cannot disarm its parent: it holds none of them."""
@@ -128,7 +128,7 @@ class PerfBackend:
             while lib.hww_watch_settle(armed.index, 2, 0) and hits_on_their_way():
                 if time.monotonic() > deadline:
                     break
-        return Armed(armed.index, generation, request, armed.threads, gap=not bridged[0])
+        return Armed(armed.index, generation, request, armed.threads, armed.unsure, gap=armed.gap or not bridged[0])
 
     def alive(self, armed: Armed) -> bool:
         """Whether the table's entry still is this watch and was not ended."""
