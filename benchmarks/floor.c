@@ -21,8 +21,8 @@ static void count(int number, siginfo_t *info, void *context)
     hits++;
 }
 
-/* read_write: 0 writes, 1 reads and writes; signal: 0 the kernel only counts */
-int floor_open(void *address, int nbytes, int read_write, int signal)
+/* mode: 'w' writes, 'b' reads and writes, 'x' execution; signal: 0 the kernel only counts */
+int floor_open(void *address, int nbytes, int mode, int signal)
 {
     struct sigaction action;
     memset(&action, 0, sizeof action);
@@ -34,9 +34,9 @@ int floor_open(void *address, int nbytes, int read_write, int signal)
     memset(&attr, 0, sizeof attr);
     attr.size = sizeof attr;
     attr.type = PERF_TYPE_BREAKPOINT;
-    attr.bp_type = read_write ? HW_BREAKPOINT_RW : HW_BREAKPOINT_W;
+    attr.bp_type = mode == 'x' ? HW_BREAKPOINT_X : mode == 'b' ? HW_BREAKPOINT_RW : HW_BREAKPOINT_W;
     attr.bp_addr = (uintptr_t)address;
-    attr.bp_len = (uint64_t)nbytes;
+    attr.bp_len = mode == 'x' ? sizeof(long) : (uint64_t)nbytes;
     attr.exclude_kernel = attr.exclude_hv = 1;
     if (signal) {
         attr.sample_period = 1;
@@ -79,4 +79,29 @@ double floor_load(volatile uint64_t *address, long count)
     for (long i = 0; i < count; i++)
         (void)*address;
     return (now() - start) / (double)count;
+}
+
+/* A function whose first instruction may be left out, and one to go to in its stead. */
+__asm__(".globl floor_function\n.type floor_function, @function\n"
+        "floor_function: nopl 0(%rax)\n ret\n.size floor_function, .-floor_function\n"
+        ".globl floor_landing\n.type floor_landing, @function\n"
+        "floor_landing: ret\n.size floor_landing, .-floor_landing\n");
+void floor_function(void);
+
+/* ns a call */
+double floor_call(volatile uint64_t *unused, long count)
+{
+    (void)unused;
+    void (*volatile call)(void) = floor_function;
+    double start = now();
+    for (long i = 0; i < count; i++)
+        call();
+    return (now() - start) / (double)count;
+}
+
+/* The smallest native policy: an int f(hwwatch_hit *, ucontext_t *) that goes on. */
+int floor_policy(void *hit, void *context)
+{
+    (void)hit, (void)context;
+    return 0;
 }

@@ -24,7 +24,7 @@ def build() -> Any:
     folder.rmdir()
     floor.floor_open.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int)
     floor.floor_close.restype = ctypes.c_uint64
-    for name in ("floor_store", "floor_load"):
+    for name in ("floor_store", "floor_load", "floor_call"):
         getattr(floor, name).argtypes = (ctypes.c_void_p, ctypes.c_long)
         getattr(floor, name).restype = ctypes.c_double
     return floor

@@ -1,4 +1,4 @@
-"""What one hit costs: hwwatch's full record against a bare counting handler on the same address.
+"""What one hit costs: hwwatch, with each policy, against a bare counting handler on the same address.
 
 Short batches of all variants in shuffled order, so that a slow moment of the machine hits all alike; the
 ratio is that of the medians.
@@ -6,6 +6,7 @@ ratio is that of the medians.
 
 from __future__ import annotations
 
+import ctypes
 import random
 import statistics
 from collections.abc import Callable
@@ -24,21 +25,24 @@ def deep(depth: int, call: Callable[[], float]) -> float:
     return call() if depth <= 1 else deep(depth - 1, call)
 
 
-def variants(floor: Any, address: int, place: np.ndarray[Any, Any]) -> dict[str, Callable[[], float]]:
+def variants(floor: Any, place: np.ndarray[Any, Any]) -> dict[str, Callable[[], float]]:
     """Name → a function that runs one batch and returns ns a hit."""
+    data, code = place.ctypes.data, ctypes.cast(floor.floor_function, ctypes.c_void_p).value or 0
+    landing = ctypes.cast(floor.floor_landing, ctypes.c_void_p).value or 0
+    runs = {"w": floor.floor_store, "rw": floor.floor_load, "x": floor.floor_call}
 
     def bare(mode: str, signal: int) -> float:
-        if floor.floor_open(address, 8, int(mode == "rw"), signal):
+        address = code if mode == "x" else data
+        if floor.floor_open(address, 8, ord({"w": "w", "rw": "b", "x": "x"}[mode]), signal):
             raise SystemExit("perf_event_open refused: see `hwwatch doctor`")
-        run = floor.floor_load if mode == "rw" else floor.floor_store
-        spent = float(run(address, BATCH))
+        spent = float(runs[mode](data, BATCH))
         floor.floor_close()
         return spent
 
     def full(mode: str, frames: int, **options: Any) -> float:
-        with hwwatch.watching(place, mode, stack=frames, kernel=False, **options) as watch:
-            run = floor.floor_load if mode == "rw" else floor.floor_store
-            spent = deep(max(frames, 1), lambda: float(run(address, BATCH)))
+        target = code if mode == "x" else place
+        with hwwatch.watching(target, mode, stack=frames, kernel=False, **options) as watch:
+            spent = deep(max(frames, 1), lambda: float(runs[mode](data, BATCH)))
             if watch.counted != BATCH:
                 raise SystemExit(f"{watch.counted} of {BATCH} hits")
         hwwatch.clear()
@@ -52,15 +56,22 @@ def variants(floor: Any, address: int, place: np.ndarray[Any, Any]) -> dict[str,
         "w: condition false": lambda: full("w", 16, when="hits < 0"),
         "w: condition true": lambda: full("w", 16, when="hits > 0"),
         "w: skip": lambda: full("w", 16, policy="skip"),
+        "w: native function": lambda: full("w", 16, policy=floor.floor_policy),
         "rw: bare counting handler": lambda: bare("rw", 1),
         "rw: full record, 16 frames": lambda: full("rw", 16),
+        "x: bare counting handler": lambda: bare("x", 1),
+        "x: full record, 16 frames": lambda: full("x", 16),
+        "x: skip": lambda: full("x", 16, policy="skip"),
+        "x: Return": lambda: full("x", 16, policy=hwwatch.Return(42)),
+        "x: Goto": lambda: full("x", 16, policy=hwwatch.Goto(landing)),
+        "x: native function": lambda: full("x", 16, policy=floor.floor_policy),
     }
 
 
 def measure(floor: Any, rounds: int = ROUNDS) -> list[dict[str, Any]]:
     """One row a variant: median, minimum, maximum in µs a hit, and the ratio to its bare handler."""
     place = np.zeros(1, np.uint64)
-    runs = variants(floor, place.ctypes.data, place)
+    runs = variants(floor, place)
     spent: dict[str, list[float]] = {name: [] for name in runs}
     order = list(runs)
     for name in order:  # warm-up
