@@ -180,8 +180,8 @@ struct hww_watch {
     uint32_t settings;   /* [arm] arena id of a hww_settings; 0: none */
     uint32_t first;      /* [arm] generation when it was claimed; live changes of mode begin further ones */
     uint32_t hardware;   /* [arm] generation at the last change of the registers themselves */
-    uint32_t reserved;
-    uint32_t follow; /* [arm] forked children of an execute watch arm themselves */
+    uint32_t kernel;     /* [arm] accesses by the kernel are included */
+    uint32_t follow;     /* [arm] forked children of an execute watch arm themselves */
     struct hww_piece pieces[4];
     uint64_t initial[4];   /* [arm] value of each piece when it was armed */
     uint64_t snapshot[4];  /* [trap] last value of each piece, for shared mappings */

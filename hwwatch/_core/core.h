@@ -4,7 +4,6 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <setjmp.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -33,7 +32,7 @@ extern struct hww_region hww_region;
 /* thread.c: what the handler keeps per thread. Initial-exec, so that reaching it never allocates. */
 struct hww_thread {
     volatile int in_handler;
-    sigjmp_buf *volatile recover; /* where a fault while reading foreign memory goes on */
+    void **volatile recover; /* where a fault while reading foreign memory goes on */
     pid_t tid, pid;
     uint64_t forwarding; /* bit n: signal n is being handed on */
     uint32_t nested;     /* traps inside the handler so far */
@@ -60,6 +59,7 @@ int hww_signal_open(struct hww_signal *self, int number, void (*handler)(int, si
 int hww_signal_close(struct hww_signal *self);
 int hww_signal_owner(const struct hww_signal *self);
 void hww_signal_forward(struct hww_signal *self, siginfo_t *info, void *context);
+void hww_signal_stack(int on);
 
 /* One trap, as the recorder needs it. */
 struct hww_moment {

@@ -119,3 +119,18 @@ void hww_signal_forward(struct hww_signal *self, siginfo_t *info, void *context)
     deliver(self->number, &self->previous, info, context);
     thread->forwarding &= ~bit;
 }
+
+/* With the kernel's accesses included, a signal frame written over watched bytes of a thread's own stack,
+ * below its stack pointer, and read again by sigreturn would trap for ever under a read-write breakpoint.
+ * The main thread, where such a watch is most likely, gets an alternate stack if it has none. */
+static unsigned char main_stack[65536];
+
+void hww_signal_stack(int on)
+{
+    stack_t found,
+        ours = {.ss_sp = main_stack, .ss_flags = on ? 0 : SS_DISABLE, .ss_size = sizeof main_stack};
+    if (syscall(SYS_gettid) != syscall(SYS_getpid) || sigaltstack(NULL, &found) < 0)
+        return;
+    if (on ? found.ss_flags & SS_DISABLE : found.ss_sp == main_stack && !(found.ss_flags & SS_ONSTACK))
+        sigaltstack(&ours, NULL);
+}

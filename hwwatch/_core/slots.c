@@ -80,6 +80,7 @@ int hww_watch_claim(uint32_t mode, uint32_t npieces, const struct hww_piece *pie
         memset(watch->pieces, 0, sizeof watch->pieces);
         memcpy(watch->pieces, pieces, npieces * sizeof *pieces);
         watch->settings = 0;
+        watch->kernel = 1; /* until hww_watch_open knows better */
         HWW_STORE(&watch->first, watch->generation);
         HWW_STORE(&watch->hardware, watch->generation);
         watch->seen = watch->tickets = watch->filtered = 0;

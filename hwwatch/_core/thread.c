@@ -44,17 +44,18 @@ void hww_thread_identify(struct hww_thread *self)
 
 /* Runs body(argument); a fault in it ends it and returns -EFAULT instead of killing the process (the
  * SIGSEGV and SIGBUS handlers in trap.c come here). Guards nest. The mask needs no saving: those handlers
- * block nothing that ours does not. */
-int hww_guarded(struct hww_thread *self, void (*body)(void *), void *argument)
+ * block nothing that ours does not. The compiler's own setjmp, since a call into libc costs a page more. */
+__attribute__((noinline)) int hww_guarded(struct hww_thread *self, void (*body)(void *), void *argument)
 {
-    sigjmp_buf here;
-    sigjmp_buf *volatile outer = self->recover;
-    if (sigsetjmp(here, 0)) {
-        self->recover = outer;
+    void *here[5];
+    struct hww_thread *volatile thread = self;
+    void **volatile outer = self->recover;
+    if (__builtin_setjmp(here)) {
+        thread->recover = outer;
         HWW_ADD(&hww_region.shared->faults, 1);
         return -EFAULT;
     }
-    self->recover = &here;
+    self->recover = here;
     HWW_FENCE();
     body(argument);
     HWW_FENCE();

@@ -3,7 +3,7 @@
  * Runs on the thread that touched the watched bytes, perhaps inside malloc() or holding the GIL.
  *   1. No allocation, no locks, no stdio, no Python call, no reference count.
  *   2. Only these foreign functions: clock_gettime (vDSO); process_vm_readv, process_vm_writev, read, and at
- *      a limit ioctl and close (system calls); sigsetjmp/siglongjmp (registers only); memcmp/memcpy (pure);
+ *      a limit ioctl and close (system calls); memcmp/memcpy (pure);
  *      PyGILState_GetThisThreadState (a pthread_getspecific); tgkill, to wake Python for a hit.
  *   3. errno is saved on entry and restored on exit.
  *   4. A trap inside a trap returns at once (thread-local flag); it is counted in hww_watch.nested.
@@ -62,14 +62,33 @@ struct trap {
     ucontext_t *context;
     struct hww_moment moment;
     uint32_t stack_flags;
-    int after_syscall, known_writer;
+    int looked, after_syscall, known_writer;
 };
 
-static void look_behind(void *argument)
+static void read_behind(void *argument)
 {
     struct trap *trap = argument;
     trap->after_syscall = hww_arch_after_syscall(trap->moment.pc);
     trap->known_writer = hww_writer_known(trap->moment.pc);
+}
+
+/* What the instruction before the pc is, for the watches that ask. */
+static void look_behind(struct hww_thread *self, struct trap *trap, const struct hww_watch *watch)
+{
+    if (!trap->looked && (watch->kernel || watch->mode == HWW_READ)) {
+        trap->looked = 1;
+        hww_guarded(self, read_behind, trap);
+    }
+}
+
+/* When it was: one time for all watches of a trap. A hit that is left out needs none. */
+static void tell_time(struct trap *trap)
+{
+    struct timespec now;
+    if (trap->moment.time)
+        return;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    trap->moment.time = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 static void walk_frames(struct hww_thread *self, struct trap *trap, uint32_t nframes)
@@ -106,6 +125,7 @@ static void take(struct hww_thread *self, struct trap *trap, struct hww_watch *w
         }
         return;
     }
+    tell_time(trap);
     /* A late hit's thread is elsewhere by now: nothing is done to it. */
     if (settings && settings->policy != HWW_CONTINUE && !(finding->flags & HWW_HIT_LATE))
         hww_action(self, watch, index, settings, &trap->moment, finding, change->before, change->mask,
@@ -178,7 +198,9 @@ static void observe_watch(struct hww_thread *self, struct trap *trap, uint32_t i
     if (named)
         finding.named = trap->piece;
     /* A late hit comes at the end of whatever system call unblocked the signal: it says nothing of origin. */
-    int kernel = trap->after_syscall && watch->mode != HWW_EXECUTE && !(trap->flags & HWW_HIT_LATE);
+    look_behind(self, trap, watch);
+    int kernel =
+        watch->kernel && trap->after_syscall && watch->mode != HWW_EXECUTE && !(trap->flags & HWW_HIT_LATE);
     if (watch->mode == HWW_READ && trap->known_writer && !kernel) {
         filter(self, watch, index, finding.hit, kernel);
         return;
@@ -205,17 +227,14 @@ static void observe_watch(struct hww_thread *self, struct trap *trap, uint32_t i
 /* One signal names one watch, though the instruction may have touched several: all are compared. */
 static void handle(struct hww_thread *self, struct trap *trap)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
     struct hww_moment *moment = &trap->moment;
     hww_arch_moment(moment, trap->context);
     hww_thread_identify(self);
-    moment->time = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+    moment->time = 0;
     moment->tid = (uint32_t)self->tid;
     moment->pid = (uint32_t)self->pid;
     moment->stack = 0;
     moment->nframes = UINT32_MAX;
-    hww_guarded(self, look_behind, trap);
     hww_watch_doubt(self, trap->watch, trap->piece);
     observe_watch(self, trap, trap->watch);
     uint64_t others = HWW_LOAD(&hww_active) & ~(1ull << trap->watch);
@@ -253,7 +272,7 @@ static void on_trap(int number, siginfo_t *info, void *context)
         trap.flags = flags & HWW_SIGINFO_ASYNC ? HWW_HIT_LATE : 0;
         trap.context = context;
         trap.stack_flags = 0;
-        trap.after_syscall = trap.known_writer = 0;
+        trap.looked = trap.after_syscall = trap.known_writer = 0;
         handle(self, &trap);
         HWW_FENCE();
         self->in_handler = 0;
@@ -265,25 +284,10 @@ static void on_trap(int number, siginfo_t *info, void *context)
 static void on_fault(int number, siginfo_t *info, void *context)
 {
     if (hww_thread.recover)
-        siglongjmp(*hww_thread.recover, 1);
+        __builtin_longjmp(hww_thread.recover, 1);
     int saved = errno;
     hww_signal_forward(number == SIGSEGV ? &segv_signal : &bus_signal, info, context);
     errno = saved;
-}
-
-/* With the kernel's accesses included, a signal frame written over watched bytes of a thread's own stack,
- * below its stack pointer, and read again by sigreturn would trap for ever under a read-write breakpoint.
- * The main thread, where such a watch is most likely, gets an alternate stack if it has none. */
-static unsigned char main_stack[65536];
-
-static void take_stack(int on)
-{
-    stack_t found,
-        ours = {.ss_sp = main_stack, .ss_flags = on ? 0 : SS_DISABLE, .ss_size = sizeof main_stack};
-    if (syscall(SYS_gettid) != syscall(SYS_getpid) || sigaltstack(NULL, &found) < 0)
-        return;
-    if (on ? found.ss_flags & SS_DISABLE : found.ss_sp == main_stack && !(found.ss_flags & SS_ONSTACK))
-        sigaltstack(&ours, NULL);
 }
 
 /* Safe to call again: it takes back a signal that somebody else took meanwhile. */
@@ -291,7 +295,7 @@ int hww_trap_open(void)
 {
     if (!hww_region.shared)
         return -ENXIO;
-    take_stack(1);
+    hww_signal_stack(1);
     int error = hww_signal_open(&segv_signal, SIGSEGV, on_fault);
     if (!error)
         error = hww_signal_open(&bus_signal, SIGBUS, on_fault);
@@ -305,7 +309,7 @@ int hww_trap_close(void)
     int trap = hww_signal_close(&trap_signal);
     int segv = hww_signal_close(&segv_signal);
     int bus = hww_signal_close(&bus_signal);
-    take_stack(0);
+    hww_signal_stack(0);
     return trap ? trap : segv ? segv : bus;
 }
 
