@@ -112,7 +112,14 @@ class Rows:
 
     def since(self, hits: Hits, position: int) -> Rows:
         """The rows of records at or after a ring position."""
-        keep = hits.positions[self.record] >= np.uint64(position)
+        return self._only(hits.positions[self.record] >= np.uint64(position))
+
+    def without(self, hits: Hits, tid: int, position: int) -> Rows:
+        """The rows but for those of one thread before a ring position."""
+        own = hits.records["tid"][self.record] == tid
+        return self._only(~(own & (hits.positions[self.record] < np.uint64(position))))
+
+    def _only(self, keep: Bools) -> Rows:
         return replace(
             self,
             record=self.record[keep],

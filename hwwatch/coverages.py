@@ -280,8 +280,8 @@ def describe(watch: Watch, tally: Tally) -> WatchCoverage:
         notes.append("paused")
     if watch.unsure_threads:
         notes.append(
-            f"{watch.unsure_threads} threads were too busy, or waited too long, while it was armed: others that "
-            "they may have been creating just then are not watched"
+            f"{watch.unsure_threads} threads waited too long for CPU or disk while it was armed: others "
+            "that they may have been creating just then are not watched"
         )
     if watch.gap:
         notes.append("its mode was changed with all slots taken: writes of that moment were missed")

@@ -52,8 +52,8 @@ class Entry:
         One for each mode it has had; records name the life by generation.
     released : int
         Records forgotten by `Ledger.clear`.
-    lost_before : tuple of int
-        By piece: hits lost before that.
+    explained_before : tuple of int
+        By piece: counts before that which no record stands for: hits lost, and what decoding had added.
     filtered_before : int
         Hits left out before that.
     lost : int
@@ -67,7 +67,7 @@ class Entry:
     armed: Armed
     lives: list[Life]
     released: int = 0
-    lost_before: tuple[int, ...] = ()
+    explained_before: tuple[int, ...] = ()
     filtered_before: int = 0
     lost: int = 0
     final: _Figures | None = None
@@ -104,7 +104,7 @@ class Entry:
         """By piece: counted since `clear`, and not accounted for by a record or the handler's own traps."""
         figures = self.figures()
         zero = (0,) * len(figures.counts)
-        columns = (figures.accounted, figures.nested, self.lost_before or zero, correction or zero)
+        columns = (figures.accounted, figures.nested, self.explained_before or zero, correction or zero)
         return [count - sum(known) for count, *known in zip(figures.counts, *columns, strict=True)]
 
 
@@ -225,14 +225,19 @@ class Ledger:
         """Forget all complete records, and closed entries of watches that are not in `keep` (ids)."""
         if self._ring is None:
             return
+        # What is lost for certain; the rest is on its way, and will be recorded.
+        certain = [self._tally(entry).lost for entry in self.entries]
         hits, parts = self.attributed()
-        for entry in self.entries:
+        for entry, left in zip(self.entries, certain, strict=True):
             rows = [part for part in parts if part.life in entry.lives]
-            before = entry.lost_before or (0,) * len(entry.lives[0].pieces)
-            missing = entry.missing(_correction(rows, entry))
-            entry.lost_before = tuple(
-                a + b + c for a, b, c in zip(before, missing, _correction(rows, entry), strict=True)
-            )
+            correction = _correction(rows, entry)
+            before = entry.explained_before or (0,) * len(correction)
+            explained = []
+            for old, missing, added in zip(before, entry.missing(correction), correction, strict=True):
+                lost = min(max(0, missing), left)
+                left -= lost
+                explained.append(old + added + lost)
+            entry.explained_before = tuple(explained)
             entry.filtered_before = entry.figures().filtered
             entry.lost = 0
             entry.released += sum(part.records for part in rows)

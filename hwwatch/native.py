@@ -19,19 +19,21 @@ CAPACITY = 1 << 21
 ARENA_BYTES = 256 << 20
 
 _lock = threading.Lock()
+_opened = False
 
 
 def open_core() -> Any:
     """Map the shared memory and set up the frame reader, once a process; returns the ``hww_shared``."""
-    with _lock:
-        shared = lib.hww_core_shared()
-        if shared != ffi.NULL:
-            return shared
-        from hwwatch import interpreter
+    global _opened
+    if not _opened:  # without the lock, which a forked child may find taken for ever
+        with _lock:
+            if lib.hww_core_shared() == ffi.NULL:
+                from hwwatch import interpreter
 
-        check(lib.hww_core_open(CAPACITY, ARENA_BYTES), "reserving memory for hits")
-        interpreter.configure()
-        return lib.hww_core_shared()
+                check(lib.hww_core_open(CAPACITY, ARENA_BYTES), "reserving memory for hits")
+                interpreter.configure()
+            _opened = True
+    return lib.hww_core_shared()
 
 
 def shared() -> Any:

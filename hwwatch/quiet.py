@@ -1,12 +1,12 @@
-"""The lock of a session, which also keeps hwwatch's own code out of its users' way."""
+"""The lock of hwwatch's own Python, which also keeps it out of its users' way."""
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Callable
 
 from hwwatch.native import lib
-
-_mute = lib.hww_mute
 
 
 class QuietLock:
@@ -18,11 +18,43 @@ class QuietLock:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
+        self._waiting: dict[int, Callable[[], object]] = {}
+        os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        # Another thread may have held it, and is not here to let go.
+        self._lock = threading.RLock()
+        self._waiting = {}
 
     def __enter__(self) -> None:
-        _mute(1)
-        self._lock.acquire()
+        before = lib.hww_muted()
+        try:
+            lib.hww_mute(1)
+            self._lock.acquire()
+        except BaseException:  # KeyboardInterrupt, most likely while waiting
+            lib.hww_mute(before - lib.hww_muted())
+            if not before and self._lock._is_owned():  # type: ignore[attr-defined]
+                self._lock.release()
+            raise
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
-        _mute(-1)
+        try:
+            self._lock.release()
+        finally:
+            lib.hww_mute(-1)
+        if self._waiting and not lib.hww_muted():
+            call = self._waiting.pop(threading.get_ident(), None)
+            if call is not None:
+                call()
+
+    def held_here(self) -> bool:
+        """Whether the calling thread holds it."""
+        return bool(lib.hww_muted())
+
+    def when_free(self, call: Callable[[], object]) -> None:
+        """Have `call` called as soon as the calling thread, which holds the lock, lets go of it."""
+        self._waiting[threading.get_ident()] = call
+
+
+#: Sessions share the ring, the watch table and the debug registers: so they share one lock.
+lock = QuietLock()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -127,12 +126,11 @@ _kept: NDArray[np.void] = np.zeros(0, _EXTENSION)
 
 
 class Ring:
-    """Reads the ring; thread-safe. Records before `start` are forgotten."""
+    """Reads the ring. Not thread-safe: its session holds a lock. Records before `start` are forgotten."""
 
     def __init__(self) -> None:
         self._shared = native.open_core()
         self._slots: NDArray[np.void] = np.frombuffer(native.ring(), RECORD)
-        self._lock = threading.Lock()
         self._stuck: tuple[int, float] = (-1, 0.0)
         self._torn: dict[int, int] = {}  # position → slots to step over
         self._checked = 0  # all before is committed or torn
@@ -144,16 +142,15 @@ class Ring:
 
     def committed(self) -> int:
         """Position up to which all records are complete; steps over those of dead writers."""
-        with self._lock:
-            at = max(self._checked, self.start)
-            while True:
-                at = int(lib.hww_ring_committed(at))
-                if at >= self._shared.head or not self._is_torn(at):
-                    self._checked = at
-                    return at
-                tag = int(self._slots["tag"][at % len(self._slots)])
-                self._torn[at] = 2 if tag & lib.HWW_TAG_EXTENSION else 1
-                at += self._torn[at]
+        at = max(self._checked, self.start)
+        while True:
+            at = int(lib.hww_ring_committed(at))
+            if at >= self._shared.head or not self._is_torn(at):
+                self._checked = at
+                return at
+            tag = int(self._slots["tag"][at % len(self._slots)])
+            self._torn[at] = 2 if tag & lib.HWW_TAG_EXTENSION else 1
+            at += self._torn[at]
 
     def _is_torn(self, position: int) -> bool:
         # Reserved and not finished: a writer in the middle of it, for a microsecond; or one that died.
@@ -230,11 +227,10 @@ class Ring:
         later = self.read(end)
         wanted = later.positions - later.records["base"].astype(np.uint64)
         earlier = self._earlier(wanted[wanted < end])
-        with self._lock:
-            if end > self.start:
-                _kept = earlier
-                lib.hww_ring_release(end)
-            self._torn = {position: n for position, n in self._torn.items() if position >= end}
+        if end > self.start:
+            _kept = earlier
+            lib.hww_ring_release(end)
+        self._torn = {position: n for position, n in self._torn.items() if position >= end}
 
 
 def clock_offset() -> int:

@@ -16,10 +16,11 @@ from typing import Any
 
 from hwwatch.errors import NotSupported
 from hwwatch.native import lib
+from hwwatch.quiet import lock
 
 _deliver: list[Callable[[], list[Any]]] = []
 _number = 0
-_busy = False
+_busy = _again = False
 
 
 def number() -> int:
@@ -76,16 +77,35 @@ def unsubscribe(deliver: Callable[[], list[Any]]) -> None:
         _deliver.remove(deliver)
 
 
-def _on_signal(_signum: int, frame: types.FrameType | None) -> None:
-    global _busy
+def ask_again() -> None:
+    """From `deliver`: there may be more; the main thread goes on for a moment, then it is asked again."""
+    global _again
+    _again = True
+
+
+def _on_signal(signum: int, frame: types.FrameType | None) -> None:
+    global _busy, _again
     lib.hww_notify_taken()
-    if _busy:  # a hit made by a callback: recorded, not delivered, else it could go on for ever
+    if _busy:
+        _again = True
         return
-    _busy = True
+    if lock.held_here():  # amid hwwatch's own work, whose state must not change under it
+        lock.when_free(lambda: signal.raise_signal(signum))
+        return
+    _busy, _again = True, False
+    wanted: list[Any] = []
     try:
-        wanted = [item for deliver in list(_deliver) for item in deliver()]
+        for deliver in list(_deliver):
+            try:
+                wanted += deliver()
+            except Exception:  # ours; the program that we interrupt has no part in it
+                show_error()
     finally:
         _busy = False
+        if _again:
+            lib.hww_notify_later()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(f"{__package__}."):
+        frame = frame.f_back  # a hit while hwwatch ran: its caller is the user's
     if wanted and frame is not None:
         _break(frame)  # last: from here on every call would be traced
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import threading
 import time
 import weakref
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from hwwatch.errors import HwwatchError, NoSlotError, NotSupported, PermissionRe
 from hwwatch.ledgers import Ledger
 from hwwatch.native import lib
 from hwwatch.policies import resolve
-from hwwatch.quiet import QuietLock
+from hwwatch.quiet import lock
 from hwwatch.records import clock_offset
 from hwwatch.settings import check_limit, check_on_hit, compile_for, settings_of, wanted_bytes
 from hwwatch.types import ArmRequest, Backend, Policy
@@ -55,11 +56,12 @@ class Session:
     def __init__(self, name: str = "session", *, backend: str = "auto") -> None:
         self.name = name
         self._backend = backend
-        self._lock = QuietLock()
+        self._lock = lock
         self._watches: dict[int, Watch] = {}
         self._next = 1
         self._ledger = Ledger()
         self._delivered = 0  # ring position up to which on_hit has been called
+        self._own_until = 0  # up to here, hits of the main thread were made by the callbacks
         self._clock = clock_offset()
         _sessions.add(self)
 
@@ -139,7 +141,7 @@ class Session:
         resolved = resolve(policy, watch.target, watch.mode)
         condition = compile_for(watch, when, watch.mode)
         if on_hit is not None:
-            self._use_safepoints()
+            self._use_safepoints(rows=True)
         elif watch.mode == "r" or limit is not None:
             # Decoding writers, and freeing slots at a limit, can also wait until somebody asks.
             with contextlib.suppress(NotSupported):
@@ -147,7 +149,14 @@ class Session:
         watch._policy, watch._when, watch._limit, watch._on_hit = policy, when, limit, on_hit
         return settings_of(watch, resolved, condition, limit, on_hit is not None)
 
-    def _use_safepoints(self) -> None:
+    def _use_safepoints(self, *, rows: bool = False) -> None:
+        # Imported now: at a safe point the program may be amid an import of the same modules.
+        import hwwatch.attribution
+        import hwwatch.code.sites
+        import hwwatch.overlaps
+
+        if rows:
+            import hwwatch.timelines  # noqa: F401
         safepoints.install()
         safepoints.subscribe(self._deliver)
 
@@ -250,8 +259,6 @@ class Session:
 
     def _deliver(self) -> list[Watch]:
         """At a safe point: call `on_hit` with the new hits; returns the watches that want the debugger."""
-        from hwwatch.timelines import build
-
         with self._lock:
             self._reap()
             hits, parts = self._ledger.attributed(self._delivered)
@@ -259,13 +266,19 @@ class Session:
             waiting = {watch.id: watch for watch in self._watches.values() if watch._on_hit is not None}
             told = {watch.id: watch._told for watch in self._watches.values()}
             parts = [part.since(hits, told.get(part.life.watch, 0)) for part in parts]
+            # Hits that callbacks made are recorded, not delivered: else it could go on for ever.
+            parts = [part.without(hits, threading.get_native_id(), self._own_until) for part in parts]
             watches = [watch for watch in waiting.values() if watch._on_hit != "break"]
             counts = {watch.id: 0 for watch in waiting.values()}
             for part in parts:
                 if part.life.watch in counts:
                     counts[part.life.watch] += len(part.record)
             called = [watch for watch in watches if counts[watch.id]]
-            frame = build(hits, parts, called, self._clock, {}) if called else None
+            frame = None
+            if called:
+                from hwwatch.timelines import build
+
+                frame = build(hits, parts, called, self._clock, {})
         names = {watch.name: watch for watch in called}
         for hit in frame.itertuples(index=False, name="Hit") if frame is not None else ():
             watch = names[str(hit.watch)]
@@ -275,9 +288,11 @@ class Session:
                 except Exception as error:
                     watch.errors.append(error)
                     safepoints.show_error()
-        with self._lock:  # hits that the callbacks made are recorded, not delivered
-            if called:
-                self._delivered = max(self._delivered, self._ledger.ring().committed())
+        if called:
+            with self._lock:
+                self._own_until = self._ledger.ring().committed()
+            if self._own_until > self._delivered:  # others may have hit meanwhile
+                safepoints.ask_again()
         return [watch for watch in waiting.values() if watch._on_hit == "break" and counts[watch.id]]
 
     def _set_enabled(self, watch: Watch, on: bool) -> None:
@@ -408,7 +423,6 @@ class Session:
 
     def _forget_parent(self) -> None:
         # In a forked child: the events belong to the parent.
-        self._lock = QuietLock()
         for watch in self._watches.values():
             watch._armed = None
 

@@ -307,6 +307,7 @@ uint32_t hww_frames_here(uint32_t nframes);
 /* notify.c */
 void hww_notify_configure(uint32_t signal_number);
 void hww_notify_taken(void);
+int hww_notify_later(void);
 
 /* trap.c */
 int hww_trap_open(void);
@@ -321,6 +322,7 @@ int hww_condition_true(const struct hww_settings *settings, const unsigned char 
 
 /* thread.c */
 void hww_mute(int change);
+int hww_muted(void);
 
 /* action.c */
 int hww_writer_add(uint64_t pc);

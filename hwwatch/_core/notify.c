@@ -1,17 +1,49 @@
 /* Waking Python for a hit, from the handler. */
 #define _GNU_SOURCE
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "core.h"
 
-static uint32_t number; /* of the signal that hwwatch/safepoints.py handles; 0: nobody listens */
-static uint32_t sent;   /* one is on its way: real-time signals would queue up */
+static uint32_t number;  /* of the signal that hwwatch/safepoints.py handles; 0: nobody listens */
+static uint32_t sent;    /* one is on its way: real-time signals would queue up */
+static uint32_t senders; /* handlers that are about to send one */
 
+static timer_t timer;
+static pid_t timer_of; /* process that has made the timer; children have none */
+
+/* 0 ends it, and returns when no signal can come any more: its default action would kill. */
 void hww_notify_configure(uint32_t signal_number)
 {
+    const struct timespec moment = {0, 100000};
     HWW_STORE(&sent, 0);
-    HWW_STORE(&number, signal_number);
+    __atomic_store_n(&number, signal_number, __ATOMIC_SEQ_CST);
+    if (signal_number)
+        return;
+    if (timer_of == getpid())
+        timer_delete(timer);
+    timer_of = 0;
+    /* Bounded: a forked child has its parent's count, not its threads. */
+    for (int tries = 0; tries < 1000 && __atomic_load_n(&senders, __ATOMIC_SEQ_CST); tries++)
+        nanosleep(&moment, NULL);
+}
+
+/* One to the main thread in a millisecond, so that it goes on meanwhile. Not for the handler. */
+int hww_notify_later(void)
+{
+    uint32_t signal_number = HWW_LOAD(&number);
+    if (!signal_number)
+        return 0;
+    if (timer_of != getpid()) {
+        struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = (int)signal_number};
+        event._sigev_un._tid = getpid();
+        if (timer_create(CLOCK_MONOTONIC, &event, &timer) < 0)
+            return -errno;
+        timer_of = getpid();
+    }
+    const struct itimerspec soon = {{0, 0}, {0, 1000000}};
+    return timer_settime(timer, 0, &soon, NULL) < 0 ? -errno : 0;
 }
 
 /* The listener is about to look: what comes from now on needs another signal. */
@@ -25,14 +57,13 @@ void hww_notify_taken(void)
  * state, and a thread that traps may have none. */
 void hww_notify(struct hww_thread *self)
 {
-    uint32_t signal_number = HWW_LOAD(&number);
     struct sigaction found;
-    if (!signal_number)
-        return;
+    __atomic_fetch_add(&senders, 1, __ATOMIC_SEQ_CST);
+    uint32_t signal_number = __atomic_load_n(&number, __ATOMIC_SEQ_CST);
     /* The program may have taken the signal for itself; where it now has its default action, it would kill.
      */
-    if (sigaction((int)signal_number, NULL, &found) < 0 || found.sa_handler == SIG_DFL)
-        return;
-    if (!__atomic_exchange_n(&sent, 1, __ATOMIC_ACQ_REL))
+    if (signal_number && sigaction((int)signal_number, NULL, &found) == 0 && found.sa_handler != SIG_DFL &&
+        !__atomic_exchange_n(&sent, 1, __ATOMIC_ACQ_REL))
         syscall(SYS_tgkill, self->pid, self->pid, signal_number);
+    __atomic_fetch_sub(&senders, 1, __ATOMIC_SEQ_CST);
 }

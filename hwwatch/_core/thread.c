@@ -69,3 +69,8 @@ void hww_mute(int change)
 {
     hww_thread.muted += change;
 }
+
+int hww_muted(void)
+{
+    return hww_thread.muted;
+}

@@ -127,9 +127,14 @@ static void take(struct hww_thread *self, struct trap *trap, struct hww_watch *w
     }
     tell_time(trap);
     /* A late hit's thread is elsewhere by now: nothing is done to it. */
-    if (settings && settings->policy != HWW_CONTINUE && !(finding->flags & HWW_HIT_LATE))
-        hww_action(self, watch, index, settings, &trap->moment, finding, change->before, change->mask,
-                   trap->context, &drop);
+    if (settings && settings->policy != HWW_CONTINUE && !(finding->flags & HWW_HIT_LATE)) {
+        /* Another watch on this instruction may have sent the thread elsewhere. */
+        if (watch->mode == HWW_EXECUTE && hww_arch_pc(trap->context) != trap->moment.pc)
+            finding->flags |= HWW_HIT_REFUSED;
+        else
+            hww_action(self, watch, index, settings, &trap->moment, finding, change->before, change->mask,
+                       trap->context, &drop);
+    }
     if (drop) {
         filter(self, watch, index, finding->hit, kernel);
     } else {
@@ -152,6 +157,15 @@ static void take(struct hww_thread *self, struct trap *trap, struct hww_watch *w
         hww_notify(self);
 }
 
+/* Two watches on one instruction raise one signal, too, which names one of them. */
+static int same_instruction(const struct trap *trap, const struct hww_watch *watch, uint32_t index,
+                            int foreign)
+{
+    return hww_region.shared->watches[trap->watch].mode == HWW_EXECUTE && !(trap->flags & HWW_HIT_LATE) &&
+           watch->pieces[0].address == trap->moment.pc &&
+           (!foreign || hww_watch_counted(index, 0) >= 0); /* a child need not have armed all */
+}
+
 static void observe_watch(struct hww_thread *self, struct trap *trap, uint32_t index)
 {
     struct hww_watch *watch = &hww_region.shared->watches[index];
@@ -169,7 +183,8 @@ static void observe_watch(struct hww_thread *self, struct trap *trap, uint32_t i
         hww_watch_orphaned(index);
         return;
     }
-    if (!named && (HWW_LOAD(&watch->state) != HWW_ARMED || watch->mode == HWW_EXECUTE))
+    if (!named && (HWW_LOAD(&watch->state) != HWW_ARMED ||
+                   (watch->mode == HWW_EXECUTE && !same_instruction(trap, watch, index, foreign))))
         return;
     if (self->muted > 0 && watch->mode == HWW_EXECUTE) {
         filter(self, watch, index, 1, 0);
@@ -192,11 +207,12 @@ static void observe_watch(struct hww_thread *self, struct trap *trap, uint32_t i
         pack(watch, change.before, finding.old_bytes);
         pack(watch, change.now, finding.new_bytes);
     }
-    finding.hit = change.mask | (named ? 1u << trap->piece : 0);
+    /* An execute watch has one piece, and is here only when it was hit. */
+    finding.hit = watch->mode == HWW_EXECUTE ? 1 : change.mask | (named ? 1u << trap->piece : 0);
     if (!finding.hit || HWW_LOAD(&watch->first) != first)
         return;
-    if (named)
-        finding.named = trap->piece;
+    if (named || watch->mode == HWW_EXECUTE)
+        finding.named = named ? trap->piece : 0;
     /* A late hit comes at the end of whatever system call unblocked the signal: it says nothing of origin. */
     look_behind(self, trap, watch);
     int kernel =
@@ -205,7 +221,7 @@ static void observe_watch(struct hww_thread *self, struct trap *trap, uint32_t i
         filter(self, watch, index, finding.hit, kernel);
         return;
     }
-    if (finding.hit != (named ? 1u << trap->piece : 0)) {
+    if (finding.hit != (finding.named < HWW_MAX_PIECES ? 1u << finding.named : 0)) {
         change.flags |= HWW_HIT_INFERRED;
         HWW_ADD(&watch->inferred, 1);
     }

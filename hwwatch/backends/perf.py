@@ -128,7 +128,7 @@ class PerfBackend:
             while lib.hww_watch_settle(armed.index, 2, 0) and hits_on_their_way():
                 if time.monotonic() > deadline:
                     break
-        return Armed(armed.index, generation, request, armed.threads, armed.unsure, gap=armed.gap or not bridged[0])
+        return replace(armed, generation=generation, request=request, gap=armed.gap or not bridged[0])
 
     def alive(self, armed: Armed) -> bool:
         """Whether the table's entry still is this watch and was not ended."""

@@ -57,7 +57,7 @@ def fire(path, seconds, what):
     session.clear()
     library.begin(ctypes.c_void_p(numbers.ctypes.data))
     begun, rounds, hits, wrong = time.monotonic(), 0, 0, []
-    watch = session.watch(numbers[:1]) if what in ("enable", "mode") else None
+    watch = session.watch(numbers[:1]) if what in ("enable", "mode", "clear") else None
     while time.monotonic() - begun < seconds:
         rounds += 1
         if what == "close":  # and SIGTRAP back to the default action, which kills
@@ -74,19 +74,23 @@ def fire(path, seconds, what):
         elif what == "mode":
             watch.mode = ("w", "rw")[rounds % 2]
             time.sleep(0.001)
+        elif what == "clear":
+            hits += watch.hits
+            session.clear()
+            time.sleep(0.001)
         if watch is None:
             hits += settled(one) + settled(two)
             session.clear()
     if watch is not None:
         session.unwatch()
-        hits = settled(watch)
+        hits += settled(watch)
     library.end()
     session.close()
     return {"wrong": wrong, "rounds": rounds, "hits": hits}
 
 
 @pytest.mark.parametrize("seconds", [1, pytest.param(20, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("what", ["close", "disarm", "enable", "mode"])
+@pytest.mark.parametrize("what", ["close", "disarm", "enable", "mode", "clear"])
 def test_four_threads_trapping_all_the_time(
     in_child: Callable[..., Any], build: Callable[..., str], what: str, seconds: int
 ) -> None:

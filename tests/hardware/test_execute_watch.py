@@ -197,6 +197,48 @@ def test_raw_address_inside_a_function(session: Any, library: ctypes.CDLL) -> No
     assert watch.counted == 2
 
 
+def test_two_watches_on_one_function(in_child: Callable[..., Any], build: Callable[..., str]) -> None:
+    """Both events count and one signal comes, which names one of them; a forked child has both, too."""
+
+    def work(path):
+        library = ctypes.CDLL(path)
+        first = hwwatch.watch(library.count, "x", name="first")
+        second = hwwatch.watch(library.count, "x", name="second", when="hits % 2 == 1")
+        home = hwwatch.watch(library.count, "x", name="home", follow_fork=False)
+        for n in range(4):
+            library.count(n, 0)
+        child = os.fork()
+        if not child:
+            library.count(4, 0)
+            os._exit(0)
+        os.waitpid(child, 0)
+        rows = hwwatch.timeline()
+        return {
+            "arguments": {
+                name: rows[rows.watch == name].arg0.tolist() for name in ("first", "second", "home")
+            },
+            "lost": [watch.lost for watch in (first, second, home)],
+        }
+
+    assert in_child(work, build(SOURCE, VISIBLE)) == {
+        "arguments": {"first": [0, 1, 2, 3, 4], "second": [0, 2, 4], "home": [0, 1, 2, 3]},
+        "lost": [0, 0, 0],
+    }
+
+
+def test_two_policies_on_one_function(session: Any, library: ctypes.CDLL) -> None:
+    """The thread returns once, whichever of the two sent it; the other has nothing left to do."""
+    watches = [session.watch(library.count, "x", policy=hwwatch.Return(value)) for value in (41, 42)]
+    answers = [library.count(1, 2) for _ in range(100)]
+    session.unwatch()
+    assert len(set(answers)) == 1
+    assert answers[0] in (41, 42)
+    assert _calls(library) == 0
+    rows = session.timeline()
+    assert sorted(rows.action.tolist()) == ["continued"] * 100 + ["returned"] * 100
+    assert [(watch.counted, watch.hits, watch.lost) for watch in watches] == [(100, 100, 0)] * 2
+
+
 def test_loop_of_a_recursive_function(session: Any, load: Callable[..., ctypes.CDLL]) -> None:
     library = load("long fact(long n) { return n < 2 ? 1 : n * fact(n - 1); }", "-O0")
     library.fact.restype, library.fact.argtypes = ctypes.c_long, [ctypes.c_long]

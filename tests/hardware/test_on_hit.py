@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,77 @@ def test_hits_that_the_callback_makes_are_recorded_and_not_delivered(session: An
         _safe_point()
     assert seen == [1, 2]
     assert watch.timeline().new.tolist() == [1, 101, 2, 102]
+
+
+def test_hits_of_others_during_a_callback_are_delivered(session: Any) -> None:
+    array = np.zeros(8)
+    seen: list[float] = []
+
+    def on_hit(hit: Any) -> None:
+        seen.append(hit.new)
+        if hit.new == 1:
+            worker = threading.Thread(target=_store, args=(array, 2))
+            worker.start()
+            worker.join()
+
+    session.watch(array[3:4], on_hit=on_hit)
+    _store(array, 1)
+    deadline = time.monotonic() + 10
+    while len(seen) < 2 and time.monotonic() < deadline:
+        _safe_point()
+    assert seen == [1, 2]
+
+
+def test_safe_point_amid_work_of_hwwatch(in_child: Callable[..., Any], build: Callable[..., str]) -> None:
+    """The main thread asks for hits while others make them: on_hit waits until it has its answer."""
+
+    def work(path):
+        library = ctypes.CDLL(path)
+        numbers, seen = np.zeros(1, np.int64), []
+        watch = hwwatch.watch(numbers, on_hit=lambda hit: seen.append(int(hit.new)))
+        over = threading.Event()
+
+        def fire():
+            while not over.is_set():
+                library.store(ctypes.c_void_p(numbers.ctypes.data), ctypes.c_long(20))
+                time.sleep(0.001)
+
+        threads = [threading.Thread(target=fire) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        begun = time.monotonic()
+        while time.monotonic() - begun < 3:
+            hwwatch.timeline()
+            watch.limit = 10**9
+            str(hwwatch.coverage())
+        over.set()
+        for thread in threads:
+            thread.join()
+        deadline = time.monotonic() + 10
+        while len(seen) < watch.hits and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return len(seen), watch.hits, watch.lost
+
+    delivered, hits, lost = in_child(work, build(SOURCE), timeout=100)
+    assert (delivered, lost) == (hits, 0)
+    assert hits > 100
+
+
+def test_all_that_a_safe_point_needs_is_imported_beforehand(in_child: Callable[..., Any]) -> None:
+    """The program may be amid an import of the same modules when a hit comes."""
+
+    def work():
+        a = np.zeros(4)
+        hwwatch.watch(a[0:1], limit=2)
+        light = "hwwatch.attribution" in sys.modules and "pandas" not in sys.modules
+        watch = hwwatch.watch(a[1:2], on_hit=lambda hit: None)
+        before = set(sys.modules)
+        a[0], a[1] = 1, 2
+        os.getpid()
+        new = {name for name in set(sys.modules) - before if name.partition(".")[0] in ("hwwatch", "pandas")}
+        return light, sorted(new), watch.hits
+
+    assert in_child(work) == [True, [], 1]
 
 
 def test_only_what_passes_condition_mode_and_limit(session: Any) -> None:
