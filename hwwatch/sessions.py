@@ -404,7 +404,8 @@ class Session:
                     free = self._backend_of(next(iter(self._watches.values()))).slots_free()
                 except HwwatchError:  # refused meanwhile, as by a sandbox: none can be had
                     free = 0
-            return Coverage(watches, names.get(owner, "nobody"), _frames_problem(), free)
+            unexplained = int(native.shared().unexplained) if watches else 0
+            return Coverage(watches, names.get(owner, "nobody"), _frames_problem(), free, unexplained)
 
     def _coverage_of(self, watch: Watch) -> WatchCoverage:
         with self._lock:

@@ -207,14 +207,15 @@ struct hww_writer {
 struct hww_shared {
     uint32_t protocol;
     uint32_t reserved;
-    uint64_t capacity;   /* ring slots, a power of two */
-    uint64_t head;       /* [trap] next position to reserve */
-    uint64_t tail;       /* [read] first position still in use */
-    uint64_t arena_size; /* bytes */
-    uint64_t arena_used; /* [trap] bytes */
-    uint64_t stale;      /* [trap] hits of a generation that is gone */
-    uint64_t forwarded;  /* [trap] SIGTRAPs that were not ours */
-    uint64_t faults;     /* [trap] faults caught while reading frames or bytes, or in a native policy */
+    uint64_t capacity;    /* ring slots, a power of two */
+    uint64_t head;        /* [trap] next position to reserve */
+    uint64_t tail;        /* [read] first position still in use */
+    uint64_t arena_size;  /* bytes */
+    uint64_t arena_used;  /* [trap] bytes */
+    uint64_t stale;       /* [trap] hits of a generation that is gone */
+    uint64_t forwarded;   /* [trap] SIGTRAPs that were not ours */
+    uint64_t unexplained; /* [trap] debug exceptions without a cause, and no watched byte had changed */
+    uint64_t faults;      /* [trap] faults caught while reading frames or bytes, or in a native policy */
     struct hww_writer writers[4096]; /* [read] instructions known to write only, by hash of pc */
     struct hww_watch watches[64];
 };

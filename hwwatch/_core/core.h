@@ -58,6 +58,7 @@ struct hww_signal {
 int hww_signal_open(struct hww_signal *self, int number, void (*handler)(int, siginfo_t *, void *));
 int hww_signal_close(struct hww_signal *self);
 int hww_signal_owner(const struct hww_signal *self);
+int hww_signal_handled(const struct hww_signal *self);
 void hww_signal_forward(struct hww_signal *self, siginfo_t *info, void *context);
 void hww_signal_stack(int on);
 

@@ -60,6 +60,13 @@ int hww_signal_owner(const struct hww_signal *self)
     return HWW_OWNER_OTHER;
 }
 
+/* Whether somebody else wants such signals: else they would be ignored, or kill. */
+int hww_signal_handled(const struct hww_signal *self)
+{
+    return self->previous.sa_flags & SA_SIGINFO ||
+           (self->previous.sa_handler != SIG_DFL && self->previous.sa_handler != SIG_IGN);
+}
+
 static void deliver(int number, struct sigaction *previous, siginfo_t *info, void *context)
 {
     int siginfo = previous->sa_flags & SA_SIGINFO;

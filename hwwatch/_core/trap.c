@@ -7,7 +7,7 @@
  *      PyGILState_GetThisThreadState (a pthread_getspecific); tgkill, to wake Python for a hit.
  *   3. errno is saved on entry and restored on exit.
  *   4. A trap inside a trap returns at once (thread-local flag); it is counted in hww_watch.nested.
- *   5. A trap that is not ours goes to the handler that was there before.
+ *   5. A trap that is not ours goes to the handler that was there before. One without a cause is ours.
  *   6. In a forked child all private state is the parent's copy: what it says of the parent's events is
  *      not believed; ring, arena and watch table are shared.
  *   7. A watch that another thread disarms meanwhile keeps its entry until its generation is used again:
@@ -37,24 +37,8 @@ static void pack(const struct hww_watch *watch, const uint64_t pieces[4], uint64
     }
 }
 
-/* One record stands for one kernel count of each piece in mask; but a copy by the kernel counts a byte or
- * a word at a time and is delivered once, when the system call returns. */
-static void account(struct hww_thread *self, struct hww_watch *watch, uint32_t index, uint32_t mask,
-                    int kernel)
-{
-    if (watch->mode == HWW_EXECUTE && (uint32_t)self->pid != watch->owner)
-        return; /* a forked child's own event, which the parent's counters do not include */
-    for (uint32_t p = 0; p < watch->npieces; p++) {
-        if (!(mask >> p & 1))
-            continue;
-        uint64_t known = HWW_ADD(&watch->accounted[p], 1) + 1 + HWW_LOAD(&watch->nested[p]);
-        int64_t counted = kernel ? hww_watch_counted(index, p) : -1;
-        if (counted < 0 || (uint64_t)counted <= known)
-            continue;
-        uint64_t excess = hww_copy_excess(watch->pieces[p].nbytes), missing = (uint64_t)counted - known;
-        HWW_ADD(&watch->accounted[p], missing < excess ? missing : excess);
-    }
-}
+/* In place of a watch: the trap names none. */
+#define NO_WATCH HWW_MAX_WATCHES
 
 struct trap {
     uint32_t watch, piece, generation;
@@ -64,6 +48,30 @@ struct trap {
     uint32_t stack_flags;
     int looked, after_syscall, known_writer;
 };
+
+/* One record stands for one kernel count of each piece in mask; but a copy by the kernel counts a byte or
+ * a word at a time and is delivered once, when the system call returns. */
+static void account(struct hww_thread *self, const struct trap *trap, struct hww_watch *watch, uint32_t index,
+                    uint32_t mask, int kernel)
+{
+    if (watch->mode == HWW_EXECUTE && (uint32_t)self->pid != watch->owner)
+        return; /* a forked child's own event, which the parent's counters do not include */
+    for (uint32_t p = 0; p < watch->npieces; p++) {
+        if (!(mask >> p & 1))
+            continue;
+        if (trap->watch == NO_WATCH) { /* the kernel did not count it either */
+            HWW_ADD(&watch->accounted[p], 1);
+            HWW_ADD(&watch->retired[p], 1);
+            continue;
+        }
+        uint64_t known = HWW_ADD(&watch->accounted[p], 1) + 1 + HWW_LOAD(&watch->nested[p]);
+        int64_t counted = kernel ? hww_watch_counted(index, p) : -1;
+        if (counted < 0 || (uint64_t)counted <= known)
+            continue;
+        uint64_t excess = hww_copy_excess(watch->pieces[p].nbytes), missing = (uint64_t)counted - known;
+        HWW_ADD(&watch->accounted[p], missing < excess ? missing : excess);
+    }
+}
 
 static void read_behind(void *argument)
 {
@@ -101,9 +109,10 @@ static void walk_frames(struct hww_thread *self, struct trap *trap, uint32_t nfr
 }
 
 /* Left out on purpose: no record, but accounted for. */
-static void filter(struct hww_thread *self, struct hww_watch *watch, uint32_t index, uint32_t hit, int kernel)
+static void filter(struct hww_thread *self, const struct trap *trap, struct hww_watch *watch, uint32_t index,
+                   uint32_t hit, int kernel)
 {
-    account(self, watch, index, hit, kernel);
+    account(self, trap, watch, index, hit, kernel);
     HWW_ADD(&watch->filtered, 1);
 }
 
@@ -118,10 +127,13 @@ static void take(struct hww_thread *self, struct trap *trap, struct hww_watch *w
     int counts = watch->mode != HWW_READ || !change->mask;
     uint64_t ticket = counts ? HWW_ADD(&watch->tickets, 1) + 1 : 0;
     if (limit && ticket > limit) {
-        filter(self, watch, index, finding->hit, kernel);
-        if (HWW_LOAD(&watch->state) != HWW_RETIRED) { /* the limit was lowered below what there is */
+        filter(self, trap, watch, index, finding->hit, kernel);
+        /* The limit was lowered below what there is, or a child has reached it, which cannot reach our
+         * events. */
+        if (HWW_LOAD(&hww_active) >> index & 1) {
             hww_watch_stop((int)index);
-            hww_notify(self);
+            if ((uint32_t)self->pid == watch->owner)
+                hww_notify(self);
         }
         return;
     }
@@ -136,14 +148,14 @@ static void take(struct hww_thread *self, struct trap *trap, struct hww_watch *w
                        trap->context, &drop);
     }
     if (drop) {
-        filter(self, watch, index, finding->hit, kernel);
+        filter(self, trap, watch, index, finding->hit, kernel);
     } else {
         walk_frames(self, trap, watch->nframes);
         finding->flags |= trap->stack_flags;
         if (hww_record_write(watch, index, &trap->moment, finding) == 0) {
-            account(self, watch, index, finding->hit, kernel);
+            account(self, trap, watch, index, finding->hit, kernel);
             for (uint32_t p = 0; p < watch->npieces; p++)
-                if (finding->hit >> p & 1 && p != finding->named)
+                if (finding->hit >> p & 1 && p != finding->named && trap->watch != NO_WATCH)
                     HWW_ADD(&watch->guessed[p], 1);
         }
     }
@@ -161,12 +173,13 @@ static void take(struct hww_thread *self, struct trap *trap, struct hww_watch *w
 static int same_instruction(const struct trap *trap, const struct hww_watch *watch, uint32_t index,
                             int foreign)
 {
-    return hww_region.shared->watches[trap->watch].mode == HWW_EXECUTE && !(trap->flags & HWW_HIT_LATE) &&
-           watch->pieces[0].address == trap->moment.pc &&
+    return trap->watch != NO_WATCH && hww_region.shared->watches[trap->watch].mode == HWW_EXECUTE &&
+           !(trap->flags & HWW_HIT_LATE) && watch->pieces[0].address == trap->moment.pc &&
            (!foreign || hww_watch_counted(index, 0) >= 0); /* a child need not have armed all */
 }
 
-static void observe_watch(struct hww_thread *self, struct trap *trap, uint32_t index)
+/* Whether the trap was a hit of this watch. */
+static int observe_watch(struct hww_thread *self, struct trap *trap, uint32_t index)
 {
     struct hww_watch *watch = &hww_region.shared->watches[index];
     int named = index == trap->watch;
@@ -176,19 +189,21 @@ static void observe_watch(struct hww_thread *self, struct trap *trap, uint32_t i
         HWW_ADD(&hww_region.shared->stale, 1);
         if ((uint32_t)self->pid != watch->owner)
             hww_watch_orphaned(index);
-        return;
+        return 0;
     }
     int foreign = watch->mode == HWW_EXECUTE && (uint32_t)self->pid != watch->owner;
     if (foreign && HWW_LOAD(&watch->state) == HWW_RETIRED) {
         hww_watch_orphaned(index);
-        return;
+        return 0;
     }
+    if (HWW_LOAD(&watch->state) == HWW_RETIRED && HWW_LOAD(&hww_active) >> index & 1)
+        hww_watch_stop((int)index); /* a child has reached its limit, and cannot reach our events */
     if (!named && (HWW_LOAD(&watch->state) != HWW_ARMED ||
                    (watch->mode == HWW_EXECUTE && !same_instruction(trap, watch, index, foreign))))
-        return;
+        return 0;
     if (self->muted > 0 && watch->mode == HWW_EXECUTE) {
-        filter(self, watch, index, 1, 0);
-        return;
+        filter(self, trap, watch, index, 1, 0);
+        return 1;
     }
     struct hww_change change = {{0}, {0}, 0, trap->flags};
     /* A hit by the registers as they are is of the latest mode; one by those before a change, of the last
@@ -210,7 +225,7 @@ static void observe_watch(struct hww_thread *self, struct trap *trap, uint32_t i
     /* An execute watch has one piece, and is here only when it was hit. */
     finding.hit = watch->mode == HWW_EXECUTE ? 1 : change.mask | (named ? 1u << trap->piece : 0);
     if (!finding.hit || HWW_LOAD(&watch->first) != first)
-        return;
+        return 0;
     if (named || watch->mode == HWW_EXECUTE)
         finding.named = named ? trap->piece : 0;
     /* A late hit comes at the end of whatever system call unblocked the signal: it says nothing of origin. */
@@ -218,8 +233,8 @@ static void observe_watch(struct hww_thread *self, struct trap *trap, uint32_t i
     int kernel =
         watch->kernel && trap->after_syscall && watch->mode != HWW_EXECUTE && !(trap->flags & HWW_HIT_LATE);
     if (watch->mode == HWW_READ && trap->known_writer && !kernel) {
-        filter(self, watch, index, finding.hit, kernel);
-        return;
+        filter(self, trap, watch, index, finding.hit, kernel);
+        return 1;
     }
     if (finding.hit != (finding.named < HWW_MAX_PIECES ? 1u << finding.named : 0)) {
         change.flags |= HWW_HIT_INFERRED;
@@ -234,10 +249,11 @@ static void observe_watch(struct hww_thread *self, struct trap *trap, uint32_t i
         id ? (const struct hww_settings *)(hww_region.arena + (uint64_t)id * 8) : NULL;
     if (settings && !hww_condition_true(settings, (const unsigned char *)finding.old_bytes,
                                         (const unsigned char *)finding.new_bytes, seen, trap->moment.tid)) {
-        filter(self, watch, index, finding.hit, kernel);
-        return;
+        filter(self, trap, watch, index, finding.hit, kernel);
+        return 1;
     }
     take(self, trap, watch, index, settings, &finding, &change);
+    return 1;
 }
 
 /* One signal names one watch, though the instruction may have touched several: all are compared. */
@@ -251,11 +267,35 @@ static void handle(struct hww_thread *self, struct trap *trap)
     moment->pid = (uint32_t)self->pid;
     moment->stack = 0;
     moment->nframes = UINT32_MAX;
-    hww_watch_doubt(self, trap->watch, trap->piece);
-    observe_watch(self, trap, trap->watch);
-    uint64_t others = HWW_LOAD(&hww_active) & ~(1ull << trap->watch);
+    uint64_t others = HWW_LOAD(&hww_active);
+    int hits = !others;
+    if (trap->watch != NO_WATCH) {
+        hww_watch_doubt(self, trap->watch, trap->piece);
+        observe_watch(self, trap, trap->watch);
+        others &= ~(1ull << trap->watch);
+    }
     for (; others; others &= others - 1)
-        observe_watch(self, trap, (uint32_t)__builtin_ctzll(others));
+        hits += observe_watch(self, trap, (uint32_t)__builtin_ctzll(others));
+    if (!hits && trap->watch == NO_WATCH)
+        HWW_ADD(&hww_region.shared->unexplained, 1);
+}
+
+static void read_icebp(void *argument)
+{
+    ucontext_t **context = argument;
+    if (hww_arch_is_icebp(hww_arch_pc(*context)))
+        *context = NULL;
+}
+
+/* A debug exception of which neither kernel nor CPU can tell the cause, in a program that uses breakpoints of
+ * ours: it would kill the program, or surprise whoever had SIGTRAP before us. */
+static int unexplained(struct hww_thread *self, const siginfo_t *info, ucontext_t *context)
+{
+    if (!HWW_LOAD(&hww_region.shared->watches[0].generation)) /* nothing has been armed yet */
+        return 0;
+    if (info->si_code == HWW_TRAP_HWBKPT)
+        return !hww_signal_handled(&trap_signal);
+    return info->si_code == HWW_TRAP_BRKPT && hww_guarded(self, read_icebp, &context) == 0 && context;
 }
 
 static void on_trap(int number, siginfo_t *info, void *context)
@@ -268,16 +308,24 @@ static void on_trap(int number, siginfo_t *info, void *context)
     memcpy(&cookie, (const char *)info + HWW_SIGINFO_DATA, sizeof cookie);
     memcpy(&flags, (const char *)info + HWW_SIGINFO_FLAGS, sizeof flags);
     uint32_t watch = cookie >> 8 & 0xff, piece = cookie & 0xff;
-    if (info->si_code != HWW_TRAP_PERF || cookie >> 48 != HWW_COOKIE_MAGIC) {
+    int ours = info->si_code == HWW_TRAP_PERF && cookie >> 48 == HWW_COOKIE_MAGIC;
+    if (!ours && unexplained(self, info, context)) {
+        ours = 1;
+        watch = NO_WATCH;
+        piece = 0;
+        flags = 0;
+    }
+    if (!ours) {
         HWW_ADD(&hww_region.shared->forwarded, 1);
         hww_signal_forward(&trap_signal, info, context);
     } else if (watch == HWW_COOKIE_CANARY) {
         __atomic_fetch_add(&hww_canary_seen, 1, __ATOMIC_RELAXED);
-    } else if (watch >= HWW_MAX_WATCHES || piece >= HWW_MAX_PIECES) {
+    } else if (watch > NO_WATCH || piece >= HWW_MAX_PIECES) {
         HWW_ADD(&hww_region.shared->stale, 1);
     } else if (self->in_handler) {
         self->nested++;
-        HWW_ADD(&hww_region.shared->watches[watch].nested[piece], 1);
+        if (watch != NO_WATCH)
+            HWW_ADD(&hww_region.shared->watches[watch].nested[piece], 1);
     } else {
         self->in_handler = 1;
         HWW_FENCE();

@@ -233,3 +233,24 @@ def test_no_number_of_hits(session: Any, limit: Any) -> None:
     with pytest.raises(hwwatch.TargetError, match=r"\[limit\]"):
         watch.limit = limit
     assert (watch.limit, watch.armed) == (3, True)
+
+
+def test_reached_in_a_forked_child(in_child: Callable[..., Any]) -> None:
+    """The child cannot reach its parent's events: the parent ends them at its next hit, not only when asked."""
+
+    def work():
+        number = np.zeros(1)
+        watch = hwwatch.watch(number, limit=5)
+        child = os.fork()
+        if not child:
+            for value in range(8):
+                number[0] = value
+            os._exit(0)
+        os.waitpid(child, 0)
+        for value in range(200):
+            number[0] = value
+        return watch.hits, watch.counted, watch.lost, watch.armed
+
+    hits, counted, lost, armed = in_child(work)
+    assert (hits, lost, armed) == (5, 0, False)
+    assert counted <= 5 + 3 + 1
