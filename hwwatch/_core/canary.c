@@ -13,7 +13,7 @@ static uint64_t scratch[32];
 static uint32_t copy_counts;
 
 /* Something to execute under the canary's breakpoint. */
-__attribute__((noinline, noclone, aligned(16))) static void scratch_function(void)
+__attribute__((noinline, aligned(16))) static void scratch_function(void)
 {
     __asm__ volatile("");
 }

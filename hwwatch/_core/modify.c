@@ -66,14 +66,16 @@ int hww_watch_modify(int watch, uint32_t mode, const struct hww_arm_options *opt
     for (int i = 0; i < count; i++)
         hww_event_close(&fds[i]);
     free(fds);
-    /* What only the bridge has seen is recorded, and not in the real events' counts. Hits on their way make
-     * this too small, never too large: a hit that never was must not be called lost. */
+    /* What only the bridge has seen is recorded, and not in the real events' counts. Hits on their way, and
+     * those that no signal named, make this too small, never too large: a hit that never was must not be
+     * called lost. */
     uint64_t known[HWW_MAX_PIECES], counts[HWW_MAX_PIECES];
     for (uint32_t p = 0; p < entry->npieces; p++) /* before the counts, which may grow meanwhile */
-        known[p] = HWW_LOAD(&entry->accounted[p]) + HWW_LOAD(&entry->nested[p]);
+        known[p] =
+            HWW_LOAD(&entry->accounted[p]) + HWW_LOAD(&entry->nested[p]) - HWW_LOAD(&entry->guessed[p]);
     hww_watch_counts(watch, counts);
     for (uint32_t p = 0; p < entry->npieces && count > 0; p++)
-        if (known[p] > counts[p])
+        if ((int64_t)(known[p] - counts[p]) > 0)
             HWW_ADD(&entry->retired[p], known[p] - counts[p]);
     HWW_STORE(&entry->mode, result < 0 ? before : mode);
     return result < 0 ? result : (int)generation;

@@ -236,7 +236,7 @@ def test_no_number_of_hits(session: Any, limit: Any) -> None:
 
 
 def test_reached_in_a_forked_child(in_child: Callable[..., Any]) -> None:
-    """The child cannot reach its parent's events: the parent ends them at its next hit, not only when asked."""
+    """The child cannot reach its parent's events: the parent ends them at its next hit, unasked."""
 
     def work():
         number = np.zeros(1)
