@@ -186,7 +186,7 @@ def attribute(hits: Hits, rows: Indices, life: Life, sites: Sites) -> Rows:
         chosen, leaf, sure, old, new = _touched(hits, rows, life, places, place, correction)
         named = records["named"] != 0xFF
         filtered = int(named.sum() - named[np.unique(chosen)].sum())
-    access = _access(hits, rows, life, places, place, chosen, leaf, old, new)
+    access = access_of(hits, rows, life, places, place, chosen, leaf, old, new)
     if life.mode == "r":
         keep = access != "write"
         filtered += int(len(keep) - keep.sum())
@@ -323,7 +323,7 @@ def _touched(
     )
 
 
-def _access(
+def access_of(
     hits: Hits,
     rows: Indices,
     life: Life,

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hwwatch.attribution import Indices, Rows, covered
+from hwwatch.attribution import Indices, Rows, access_of, covered
 from hwwatch.native import lib
 from hwwatch.records import Hits
 
@@ -92,20 +92,25 @@ def _with(
     others: list[Rows],
     counts: NDArray[np.int64],
 ) -> Rows:
-    """`part` and a row for each leaf that the added records touched; old and new are the same."""
+    """`part` and a row for each leaf that the added records touched; old and new are the same.
+
+    Writes under a watch for reads are left out, as they are where a signal named it.
+    """
     which, leaf = np.nonzero(leaves)
     values = np.zeros((len(which), 32), np.uint8)
     for i, (row, number) in enumerate(zip(which.tolist(), leaf.tolist(), strict=True)):
         size = part.life.leaves[number].dtype.itemsize
         values[i, :size] = _value_before(part, number, int(record[row]))[:size]
     first = np.cumsum([len(part.places)] + [len(other.places) for other in others])
-    place = np.zeros(len(which), np.int64)
-    for i, row in enumerate(which.tolist()):
+    place = np.zeros(len(record), np.int64)
+    for row in range(len(record)):
         other = others[source[row]]
-        place[i] = first[source[row]] + other.place[np.searchsorted(other.record, record[row])]
+        place[row] = first[source[row]] + other.place[np.searchsorted(other.record, record[row])]
     places = part.places + [found for other in others for found in other.places]
-    access = np.array([places[p].site.access for p in place], object)
-    access[(access == "unknown") | (access == "read")] = "write"
+    access = access_of(hits, record, part.life, places, place, which, leaf, values, values)
+    keep = access != "write" if part.life.mode == "r" else np.ones(len(which), np.bool_)
+    filtered = part.filtered + int(len(keep) - keep.sum())
+    which, leaf, values, access = which[keep], leaf[keep], values[keep], access[keep]
     everything = replace(
         part,
         record=np.concatenate([part.record, record[which]]),
@@ -114,8 +119,9 @@ def _with(
         old=np.concatenate([part.old, values]),
         new=np.concatenate([part.new, values]),
         places=places,
-        place=np.concatenate([part.place, place]),
+        place=np.concatenate([part.place, place[which]]),
         access=np.concatenate([part.access, access]),
+        filtered=filtered,
         correction=tuple(a + b for a, b in zip(part.correction, counts.tolist(), strict=True)),
     )
     order = np.lexsort((everything.leaf, everything.record))

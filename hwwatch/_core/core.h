@@ -46,6 +46,8 @@ int hww_guarded(struct hww_thread *self, void (*body)(void *), void *argument);
 
 /* Bit i: watch i is armed in this process. A forked child starts with its parent's. */
 extern uint64_t hww_active;
+/* Bit i: watch i traps on reads, too. */
+extern uint64_t hww_readers;
 
 /* signals.c: a signal that we share with whoever had it before. */
 struct hww_signal {
@@ -135,6 +137,7 @@ struct hww_change {
 void hww_observe(struct hww_thread *self, uint32_t index, const struct hww_watch *watch, uint32_t first,
                  struct hww_change *out);
 void hww_snapshot_take(uint32_t watch);
+void hww_mode_set(uint32_t index, uint32_t mode);
 uint64_t *hww_snapshot_of(uint32_t index, const struct hww_watch *watch);
 
 #endif

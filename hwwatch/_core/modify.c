@@ -41,13 +41,14 @@ int hww_watch_modify(int watch, uint32_t mode, const struct hww_arm_options *opt
         return -EINVAL;
     uint32_t generation = entry->generation + 1, before = entry->mode;
     if (before != HWW_WRITE && mode != HWW_WRITE) {
-        HWW_STORE(&entry->mode, mode);
+        hww_mode_set((uint32_t)watch, mode);
         HWW_STORE(&entry->generation, generation);
         return (int)generation;
     }
     HWW_STORE(&entry->hardware, generation);
     HWW_STORE(&entry->generation, generation);
-    HWW_STORE(&entry->mode, HWW_READWRITE); /* until all have changed over: read watched bytes with care */
+    hww_mode_set((uint32_t)watch,
+                 HWW_READWRITE); /* until all have changed over: read watched bytes with care */
     int *fds = NULL, count = bridge_open(watch, options, generation, &fds);
     *bridged = count > 0;
     int result = 0;
@@ -77,6 +78,6 @@ int hww_watch_modify(int watch, uint32_t mode, const struct hww_arm_options *opt
     for (uint32_t p = 0; p < entry->npieces && count > 0; p++)
         if ((int64_t)(known[p] - counts[p]) > 0)
             HWW_ADD(&entry->retired[p], known[p] - counts[p]);
-    HWW_STORE(&entry->mode, result < 0 ? before : mode);
+    hww_mode_set((uint32_t)watch, result < 0 ? before : mode);
     return result < 0 ? result : (int)generation;
 }

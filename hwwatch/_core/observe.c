@@ -58,11 +58,11 @@ static int read_by_kernel(struct reading *self, pid_t pid)
     return got == total ? 0 : got < 0 ? -errno : -EFAULT;
 }
 
-/* A load of bytes under a read-write breakpoint would trap again, so those are read by the kernel; where a
- * sandbox forbids that, the load traps, and the nested trap returns at once. */
+/* A load of bytes under a read-write breakpoint, this watch's or another's, would trap again: then they are
+ * read by the kernel. Where a sandbox forbids that, the load traps, and the nested trap returns at once. */
 static int read_pieces(struct hww_thread *self, struct reading *reading)
 {
-    if (reading->watch->mode == HWW_WRITE) {
+    if (!(HWW_LOAD(&hww_readers) & HWW_LOAD(&hww_active))) {
         if (hww_guarded(self, read_plainly, reading) == 0)
             return 0;
         return read_by_kernel(reading, self->pid);
@@ -76,6 +76,17 @@ static int read_pieces(struct hww_thread *self, struct reading *reading)
 uint64_t *hww_snapshot_of(uint32_t index, const struct hww_watch *watch)
 {
     return watch->shared ? (uint64_t *)watch->snapshot : snapshots[index].values;
+}
+
+/* Everything that changes a data watch's mode comes by here. */
+void hww_mode_set(uint32_t index, uint32_t mode)
+{
+    uint64_t bit = 1ull << index;
+    if (mode == HWW_READWRITE || mode == HWW_READ)
+        __atomic_fetch_or(&hww_readers, bit, __ATOMIC_ACQ_REL);
+    HWW_STORE(&hww_region.shared->watches[index].mode, mode);
+    if (mode == HWW_WRITE || mode == HWW_EXECUTE)
+        __atomic_fetch_and(&hww_readers, ~bit, __ATOMIC_ACQ_REL);
 }
 
 /* Remember the bytes as they are now; before the events are enabled, in the arming thread. */

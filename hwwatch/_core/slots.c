@@ -73,7 +73,7 @@ int hww_watch_claim(uint32_t mode, uint32_t npieces, const struct hww_piece *pie
         next = index + 1;
         HWW_STORE(&watch->generation, watch->generation + 1);
         watch->owner = (uint32_t)getpid();
-        watch->mode = mode;
+        hww_mode_set(index, mode);
         watch->npieces = npieces;
         watch->nframes = nframes;
         watch->shared = shared;

@@ -21,7 +21,7 @@
 #include "arch_x86_64.h"
 #include "core.h"
 
-uint64_t hww_active;
+uint64_t hww_active, hww_readers;
 volatile uint64_t hww_canary_seen;
 
 static struct hww_signal trap_signal, segv_signal, bus_signal;
@@ -43,6 +43,7 @@ static void pack(const struct hww_watch *watch, const uint64_t pieces[4], uint64
 struct trap {
     uint32_t watch, piece, generation;
     uint32_t flags;
+    int current; /* the watch is still the one that was named */
     ucontext_t *context;
     struct hww_moment moment;
     uint32_t stack_flags;
@@ -178,6 +179,24 @@ static int same_instruction(const struct trap *trap, const struct hww_watch *wat
            (!foreign || hww_watch_counted(index, 0) >= 0); /* a child need not have armed all */
 }
 
+/* Nor does it name another watch on the same bytes: pieces that contain the named one were hit as well, but
+ * for a read, which a watch for writes does not see. */
+static uint32_t pieces_around(const struct trap *trap, const struct hww_watch *watch)
+{
+    if (!trap->current || trap->flags & HWW_HIT_LATE || watch->mode == HWW_EXECUTE)
+        return 0;
+    const struct hww_watch *hit = &hww_region.shared->watches[trap->watch];
+    if (hit->mode == HWW_EXECUTE || (hit->mode != HWW_WRITE && watch->mode == HWW_WRITE))
+        return 0;
+    uint64_t first = hit->pieces[trap->piece].address, end = first + hit->pieces[trap->piece].nbytes;
+    uint32_t mask = 0;
+    for (uint32_t p = 0; p < watch->npieces; p++)
+        mask |= (uint32_t)(watch->pieces[p].address <= first &&
+                           end <= watch->pieces[p].address + watch->pieces[p].nbytes)
+                << p;
+    return mask;
+}
+
 /* Whether the trap was a hit of this watch. */
 static int observe_watch(struct hww_thread *self, struct trap *trap, uint32_t index)
 {
@@ -222,12 +241,13 @@ static int observe_watch(struct hww_thread *self, struct trap *trap, uint32_t in
         pack(watch, change.before, finding.old_bytes);
         pack(watch, change.now, finding.new_bytes);
     }
-    /* An execute watch has one piece, and is here only when it was hit. */
-    finding.hit = watch->mode == HWW_EXECUTE ? 1 : change.mask | (named ? 1u << trap->piece : 0);
+    /* Pieces that were hit for certain. An execute watch has one, and is here only when it was. */
+    uint32_t sure = named ? 1u << trap->piece : watch->mode == HWW_EXECUTE ? 1 : pieces_around(trap, watch);
+    finding.hit = change.mask | sure;
     if (!finding.hit || HWW_LOAD(&watch->first) != first)
         return 0;
-    if (named || watch->mode == HWW_EXECUTE)
-        finding.named = named ? trap->piece : 0;
+    if (sure)
+        finding.named = (uint32_t)__builtin_ctz(sure);
     /* A late hit comes at the end of whatever system call unblocked the signal: it says nothing of origin. */
     look_behind(self, trap, watch);
     int kernel =
@@ -271,7 +291,7 @@ static void handle(struct hww_thread *self, struct trap *trap)
     int hits = !others;
     if (trap->watch != NO_WATCH) {
         hww_watch_doubt(self, trap->watch, trap->piece);
-        observe_watch(self, trap, trap->watch);
+        trap->current = observe_watch(self, trap, trap->watch);
         others &= ~(1ull << trap->watch);
     }
     for (; others; others &= others - 1)
@@ -336,7 +356,7 @@ static void on_trap(int number, siginfo_t *info, void *context)
         trap.flags = flags & HWW_SIGINFO_ASYNC ? HWW_HIT_LATE : 0;
         trap.context = context;
         trap.stack_flags = 0;
-        trap.looked = trap.after_syscall = trap.known_writer = 0;
+        trap.current = trap.looked = trap.after_syscall = trap.known_writer = 0;
         handle(self, &trap);
         HWW_FENCE();
         self->in_handler = 0;

@@ -122,3 +122,53 @@ def test_one_watch_of_four_elements(session: Any, store: Any) -> None:
     assert rows.changed.tolist() == [False, True, False, True, True]
     assert watch.slots == 4
     assert (watch.counted, watch.hits, watch.lost) == (5, 5, 0)
+
+
+LOAD = """
+void load(double *p) { __asm__ volatile("vmovupd (%0), %%ymm0" ::"r"(p) : "xmm0", "memory"); }
+"""
+
+
+def test_one_load_several_watches(session: Any, store: Any, load: Callable[..., ctypes.CDLL]) -> None:
+    """A load changes nothing, so the watches that no signal named are found by decoding: as reads."""
+    array = aligned([10, 11, 12, 13])
+    modes = ("rw", "w", "r", "rw")
+    watches = [session.watch(array[i : i + 1], mode, name=f"a[{i}]") for i, mode in enumerate(modes)]
+    load(LOAD).load(ctypes.c_void_p(array.ctypes.data))
+    store(array, [10, 11, 12, 13])
+    load(LOAD).load(ctypes.c_void_p(array.ctypes.data))
+    rows = session.timeline()
+    tallies = [(w.counted, w.hits, w.coverage.tally.filtered, w.lost) for w in watches]
+    session.unwatch()
+    found = {w.name: rows[rows.watch == w.name].access.tolist() for w in watches}
+    assert found == {
+        "a[0]": ["read", "write", "read"],
+        "a[1]": ["write"],
+        "a[2]": ["read", "read"],
+        "a[3]": ["read", "write", "read"],
+    }
+    assert not rows.changed.any()
+    assert tallies == [(3, 3, 0, 0), (1, 1, 0, 0), (3, 2, 1, 0), (3, 3, 0, 0)]
+
+
+def test_several_watches_on_the_same_bytes(
+    session: Any, store: Any, load: Callable[..., ctypes.CDLL]
+) -> None:
+    """One signal for all of them, and nothing changes: each has its hit, and its condition is asked."""
+    array = aligned([10, 11, 12, 13])
+    both = session.watch(array[1:2], "rw", name="both")
+    odd = session.watch(array[1:2], "rw", name="odd", when="hits % 2 == 1")
+    write = session.watch(array[1:2], "w", name="write")
+    low = session.watch(array[1:2].view(np.uint8)[:1], "rw", name="low")
+    for _ in range(3):
+        load(LOAD).load(ctypes.c_void_p(array.ctypes.data))
+        store(array, [10, 11, 12, 13])
+    rows = session.timeline()
+    tallies = {w.name: (w.hits, w.coverage.tally.filtered, w.lost) for w in (both, odd, write, low)}
+    session.unwatch()
+    found = {name: rows[rows.watch == name].access.tolist() for name in tallies}
+    assert found["both"] == ["read", "write"] * 3
+    assert found["odd"] == ["read"] * 3
+    assert found["write"] == ["write"] * 3
+    assert found["low"] == ["read", "write"] * 3
+    assert tallies == {"both": (6, 0, 0), "odd": (3, 3, 0), "write": (3, 0, 0), "low": (6, 0, 0)}
