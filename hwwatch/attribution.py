@@ -12,7 +12,8 @@ bytes had changed. Two things are settled here, with the decoded instruction and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,8 +49,8 @@ class Life:
         Snapshot before its first record.
     until : int or None
         When it ended.
-    conditional : bool
-        Hits may be left out by a condition.
+    settings : list of (int, ``struct hww_settings *``)
+        What was in force from when on, ns on CLOCK_MONOTONIC; oldest first.
     """
 
     index: int
@@ -62,7 +63,7 @@ class Life:
     since: int = 0
     initial: bytes = b""
     until: int | None = None
-    conditional: bool = False
+    settings: list[tuple[int, Any]] = field(default_factory=list)
 
     @property
     def plain(self) -> bool:

@@ -131,7 +131,8 @@ class Ledger:
             int(values[i]).to_bytes(8, "little")[: piece.nbytes]
             for i, piece in enumerate(armed.request.pieces)
         )
-        self.entries.append(Entry(watch, backend, armed, [_life(watch, armed, since, initial)]))
+        life = _life(watch, armed, since, initial, armed.request.settings)
+        self.entries.append(Entry(watch, backend, armed, [life]))
 
     def change(self, watch: Watch, armed: Armed) -> None:
         """Note that an armed watch has a new mode."""
@@ -143,12 +144,11 @@ class Ledger:
         entry.armed = armed
         # read by the kernel: a load would be a hit
         initial = b"".join(read_code(piece.address, piece.nbytes) for piece in armed.request.pieces)
-        entry.lives.append(_life(watch, armed, now, initial))
+        entry.lives.append(_life(watch, armed, now, initial, entry.lives[-1].settings[-1][1]))
 
-    def set_conditional(self, watch: Watch, on: bool) -> None:
-        """Note that hits of an armed watch may from now on be left out by a condition."""
-        life = self._open_entry(watch).lives[-1]
-        life.conditional = life.conditional or on
+    def configure(self, watch: Watch, settings: Any) -> None:
+        """Note that an armed watch has new settings."""
+        self._open_entry(watch).lives[-1].settings.append((time.monotonic_ns(), settings))
 
     @staticmethod
     def end(hits: Hits, start: int) -> int:
@@ -269,7 +269,7 @@ def padding(place: Target) -> tuple[Leaf, ...]:
     return tuple(gaps)
 
 
-def _life(watch: Watch, armed: Armed, since: int, initial: bytes) -> Life:
+def _life(watch: Watch, armed: Armed, since: int, initial: bytes, settings: Any) -> Life:
     from hwwatch.attribution import Life, leaf_offsets
 
     leaves = watch.target.leaves + padding(watch.target)
@@ -284,7 +284,7 @@ def _life(watch: Watch, armed: Armed, since: int, initial: bytes) -> Life:
         leaf_offsets(pieces, leaves),
         since,
         initial,
-        conditional=watch.when is not None,
+        settings=[(since, settings)],
     )
 
 

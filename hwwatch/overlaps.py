@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hwwatch.attribution import Indices, Rows, access_of, covered
+from hwwatch.attribution import Indices, Life, Rows, access_of, covered
 from hwwatch.native import lib
 from hwwatch.records import Hits
 
@@ -31,13 +31,13 @@ def add_unnamed(
     parts : sequence of Rows
         One for each life.
     missing : by life, by piece
-        Counts for which there is no record. Never more than these are added. Nothing is added where a
-        condition was to decide: the handler has not asked it.
+        Counts for which there is no record. Never more than these are added. A condition that was in force
+        is asked now; but not one on `hits`, whose number only the handler could tell.
     """
     out = list(parts)
     for number, part in enumerate(parts):
         life = part.life
-        if life.mode == "x" or life.conditional or not any(value > 0 for value in missing[number]):
+        if life.mode == "x" or _counts_hits(life) or not any(value > 0 for value in missing[number]):
             continue
         candidates = [_reaching(hits, other, part) for other in parts if other is not part]
         found = [item for item in candidates if len(item[0])]
@@ -96,7 +96,8 @@ def _with(
 
     Writes under a watch for reads are left out, as they are where a signal named it.
     """
-    which, leaf = np.nonzero(leaves)
+    passes = _passing(hits, part, record)
+    which, leaf = np.nonzero(leaves & passes[:, None])
     values = np.zeros((len(which), 32), np.uint8)
     for i, (row, number) in enumerate(zip(which.tolist(), leaf.tolist(), strict=True)):
         size = part.life.leaves[number].dtype.itemsize
@@ -109,7 +110,7 @@ def _with(
     places = part.places + [found for other in others for found in other.places]
     access = access_of(hits, record, part.life, places, place, which, leaf, values, values)
     keep = access != "write" if part.life.mode == "r" else np.ones(len(which), np.bool_)
-    filtered = part.filtered + int(len(keep) - keep.sum())
+    filtered = part.filtered + int(len(keep) - keep.sum()) + int((~passes).sum())
     which, leaf, values, access = which[keep], leaf[keep], values[keep], access[keep]
     everything = replace(
         part,
@@ -135,6 +136,34 @@ def _with(
         place=everything.place[order],
         access=everything.access[order],
     )
+
+
+def _counts_hits(life: Life) -> bool:
+    """Whether one of its conditions asks for the number of hits."""
+    return any(
+        settings.operations[i].code == lib.HWW_OP_HITS
+        for _, settings in life.settings
+        for i in range(settings.noperations)
+    )
+
+
+def _passing(hits: Hits, part: Rows, record: Indices) -> NDArray[np.bool_]:
+    """Which records pass the condition that was in force, with all values as they were before."""
+    life = part.life
+    out = np.ones(len(record), np.bool_)
+    begins = np.array([since for since, _ in life.settings], np.uint64)
+    for i, row in enumerate(record.tolist()):
+        at = int(np.searchsorted(begins, hits.records["time"][row], "right")) - 1
+        settings = life.settings[max(at, 0)][1]
+        if not settings.noperations:
+            continue
+        snapshot = bytearray(lib.HWW_SNAPSHOT)
+        for number, (offset, leaf) in enumerate(zip(life.offsets, life.leaves, strict=True)):
+            size = leaf.dtype.itemsize
+            snapshot[offset : offset + size] = _value_before(part, number, row)[:size].tobytes()
+        given = bytes(snapshot)
+        out[i] = lib.hww_condition_true(settings, given, given, 0, int(hits.records["tid"][row]))
+    return out
 
 
 def _value_before(part: Rows, leaf: int, record: int) -> NDArray[np.uint8]:

@@ -255,7 +255,7 @@ class Session:
             settings = self._prepare(watch, policy, when, limit, on_hit)
             if watch.armed and watch._armed is not None:
                 self._backend_of(watch).configure(watch._armed, settings)
-                self._ledger.set_conditional(watch, when is not None)
+                self._ledger.configure(watch, settings)
 
     def _deliver(self) -> list[Watch]:
         """At a safe point: call `on_hit` with the new hits; returns the watches that want the debugger."""

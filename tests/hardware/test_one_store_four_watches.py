@@ -172,3 +172,21 @@ def test_several_watches_on_the_same_bytes(
     assert found["write"] == ["write"] * 3
     assert found["low"] == ["read", "write"] * 3
     assert tallies == {"both": (6, 0, 0), "odd": (3, 3, 0), "write": (3, 0, 0), "low": (6, 0, 0)}
+
+
+def test_a_condition_is_asked_for_hits_that_no_signal_named(session: Any, store: Any) -> None:
+    """The signal names the one armed last, and the others keep their values: they are asked later."""
+    array = aligned([1, -1, 1, -1])
+    conditions = ("new < 0", "new < 0", "changed", None)
+    watches = [
+        session.watch(array[i : i + 1], name=f"a[{i}]", when=when) for i, when in enumerate(conditions)
+    ]
+    store(array, [1, -1, 1, -1])
+    watches[0].when = "new > 0"
+    store(array, [1, -1, 1, -1])
+    rows = session.timeline()
+    tallies = [(w.counted, w.hits, w.coverage.tally.filtered, w.lost) for w in watches]
+    session.unwatch()
+    assert rows.watch.tolist() == ["a[1]", "a[3]", "a[0]", "a[1]", "a[3]"]
+    assert rows.new.tolist() == [-1, -1, 1, -1, -1]
+    assert tallies == [(2, 1, 1, 0), (2, 2, 0, 0), (2, 0, 2, 0), (2, 2, 0, 0)]
