@@ -195,11 +195,16 @@ class Ledger:
                         _writers.add(site.pc)
                         lib.hww_writer_add(site.pc)
 
-    def tally(self, watch: Watch) -> Tally:
-        """Hits of one watch in numbers, over all its armings."""
-        return sum((self._tally(entry) for entry in self.entries if entry.watch is watch), Tally())
+    def tally(self, watch: Watch, patience: float = _PATIENCE) -> Tally:
+        """Hits of one watch in numbers, over all its armings.
 
-    def _tally(self, entry: Entry) -> Tally:
+        Waits for hits that were counted and are not recorded yet, at most `patience` seconds; after less
+        than the default, what it calls lost may still come.
+        """
+        mine = [entry for entry in self.entries if entry.watch is watch]
+        return sum((self._tally(entry, patience) for entry in mine), Tally())
+
+    def _tally(self, entry: Entry, patience: float = _PATIENCE) -> Tally:
         begun = time.monotonic()
         while True:
             figures = entry.figures()
@@ -217,7 +222,7 @@ class Ledger:
             waited = time.monotonic() - begun
             if waited > (_PATIENCE if lost > entry.lost and hits_on_their_way() else _IN_FLIGHT):
                 entry.lost = lost
-            if lost <= entry.lost or entry.final:
+            if lost <= entry.lost or entry.final or waited > patience:
                 return Tally(hits, hits + filtered + lost, lost, filtered, figures.late)
             time.sleep(0.001)
 
@@ -225,8 +230,12 @@ class Ledger:
         """Forget all complete records, and closed entries of watches that are not in `keep` (ids)."""
         if self._ring is None:
             return
-        # What is lost for certain; the rest is on its way, and will be recorded.
-        certain = [self._tally(entry).lost for entry in self.entries]
+        # What is lost for certain; the rest may be on its way, and will be recorded.
+        tallies = [self._tally(entry, _IN_FLIGHT).lost for entry in self.entries]
+        certain = [
+            lost if entry.final else min(lost, entry.lost)
+            for entry, lost in zip(self.entries, tallies, strict=True)
+        ]
         hits, parts = self.attributed()
         for entry, left in zip(self.entries, certain, strict=True):
             rows = [part for part in parts if part.life in entry.lives]

@@ -392,6 +392,10 @@ class Session:
         with self._lock:
             return self._ledger.tally(watch)
 
+    def _hits(self, watch: Watch) -> int:
+        with self._lock:
+            return self._ledger.tally(watch, patience=0).hits
+
     def coverage(self) -> Coverage:
         """What is and what is not being seen; see `hwwatch.coverage`."""
         with self._lock:

@@ -178,7 +178,7 @@ class Watch:
     @property
     def hits(self) -> int:
         """Rows in its timeline."""
-        return self._session._tally(self).hits
+        return self._session._hits(self)
 
     @property
     def counted(self) -> int:
