@@ -190,23 +190,19 @@ static void touch(void *address)
     __atomic_fetch_or((unsigned char *)address, 0, __ATOMIC_SEQ_CST);
 }
 
-/* On a thread that traps and may be armed twice: with its own event off, touch the watched bytes (an atomic
- * or with 0, which changes nothing). If that traps, inside the handler, it has inherited, and its own event
- * goes; all that this has counted was counted twice. */
-void hww_watch_doubt(struct hww_thread *self, uint32_t watch, uint32_t piece)
+/* With the thread's own event off, touch the watched bytes (an atomic or with 0, which changes nothing). If
+ * that traps, inside the handler, it has inherited, and its own event goes; all that this has counted was
+ * counted twice. */
+static void settle_doubt(struct hww_thread *self, struct hww_event *event, uint32_t watch, uint32_t piece)
 {
-    struct hww_event *event = HWW_LOAD(&doubts) >> watch & 1 ? list_find((int)watch, self->tid) : NULL;
-    if (!event || !(event->doubtful >> piece & 1))
-        return;
-    event->doubtful &= ~(1u << piece);
     int fd = HWW_LOAD(&event->fd[piece]);
     if (fd < 0)
         return;
     struct hww_watch *entry = hww_watch_at((int)watch);
-    uint32_t before = self->nested;
+    self->nested = UINT32_MAX;
     ioctl(fd, PERF_EVENT_IOC_DISABLE, 0);
     hww_guarded(self, touch, (void *)entry->pieces[piece].address);
-    if (self->nested == before) {
+    if (self->nested != (watch << 8 | piece)) { /* another watch may be on these bytes, too */
         if (HWW_LOAD(&entry->state) != HWW_RETIRED)
             ioctl(fd, PERF_EVENT_IOC_ENABLE, 0);
         return;
@@ -217,4 +213,16 @@ void hww_watch_doubt(struct hww_thread *self, uint32_t watch, uint32_t piece)
     HWW_ADD(&entry->accounted[piece], twice);
     HWW_ADD(&entry->retired[piece], twice);
     close(fd);
+}
+
+/* For the handler: settle whether the thread that traps is armed twice, if that is in doubt. */
+void hww_watch_doubt(struct hww_thread *self, uint32_t watch, uint32_t piece)
+{
+    struct hww_event *event = HWW_LOAD(&doubts) >> watch & 1 ? list_find((int)watch, self->tid) : NULL;
+    if (!event || !(event->doubtful >> piece & 1))
+        return;
+    event->doubtful &= ~(1u << piece);
+    hww_events_hold(1);
+    settle_doubt(self, event, watch, piece);
+    hww_events_hold(-1);
 }

@@ -35,7 +35,7 @@ struct hww_thread {
     void **volatile recover; /* where a fault while reading foreign memory goes on */
     pid_t tid, pid;
     uint64_t forwarding; /* bit n: signal n is being handed on */
-    uint32_t nested;     /* traps inside the handler so far */
+    uint32_t nested;     /* who was named by the last trap inside the handler: watch << 8 | piece */
     int muted;           /* > 0: hwwatch's own code runs; its calls of a watched function are let through */
 };
 extern __thread struct hww_thread hww_thread __attribute__((tls_model("initial-exec")));
@@ -115,6 +115,7 @@ int64_t hww_watch_counted(uint32_t watch, uint32_t piece);
 uint32_t hww_copy_excess(uint32_t nbytes);
 void hww_watch_forked(void);
 void hww_watch_orphaned(uint32_t watch);
+int hww_watch_stop_once(uint32_t watch);
 extern volatile uint64_t hww_canary_seen;
 
 /* arm.c, for the handler */

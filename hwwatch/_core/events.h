@@ -48,6 +48,7 @@ int hww_event_open(uint32_t mode, uint64_t address, uint32_t nbytes, pid_t tid, 
                    const struct hww_arm_options *options, int disabled);
 void hww_event_close(int *place);
 uint64_t hww_event_count(int fd);
+void hww_events_hold(int change);
 void hww_doubts_forget(int watch);
 int hww_threads_list(pid_t **tids);
 void hww_birth_begin(struct hww_birth *self, pid_t tid);

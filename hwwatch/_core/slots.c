@@ -7,6 +7,16 @@
 
 struct hww_event_list hww_events[HWW_MAX_WATCHES];
 
+/* Bit w: watch w was stopped in this process. */
+static uint64_t stopped;
+/* Handlers that work on descriptors: they must not be closed meanwhile, and their numbers used again. */
+static uint32_t holders;
+
+void hww_events_hold(int change)
+{
+    __atomic_fetch_add(&holders, (uint32_t)change, __ATOMIC_SEQ_CST);
+}
+
 void hww_event_describe(struct perf_event_attr *attr, uint32_t mode, uint64_t address, uint32_t nbytes,
                         uint64_t cookie, const struct hww_arm_options *options, int disabled)
 {
@@ -79,6 +89,7 @@ int hww_watch_claim(uint32_t mode, uint32_t npieces, const struct hww_piece *pie
         watch->shared = shared;
         memset(watch->pieces, 0, sizeof watch->pieces);
         memcpy(watch->pieces, pieces, npieces * sizeof *pieces);
+        __atomic_fetch_and(&stopped, ~(1ull << index), __ATOMIC_SEQ_CST);
         watch->settings = 0;
         watch->kernel = 1; /* until hww_watch_open knows better */
         HWW_STORE(&watch->first, watch->generation);
@@ -135,18 +146,32 @@ int64_t hww_watch_counted(uint32_t watch, uint32_t piece)
 int hww_watch_stop(int watch)
 {
     struct hww_watch *entry = hww_watch_at(watch);
+    hww_events_hold(1);
+    __atomic_fetch_or(&stopped, 1ull << watch, __ATOMIC_SEQ_CST);
     uint32_t count = HWW_LOAD(&hww_events[watch].count);
     for (uint32_t i = 0; i < count; i++)
-        for (int p = 0; p < HWW_MAX_PIECES; p++)
-            if (HWW_LOAD(&hww_event_at(watch, i)->fd[p]) >= 0)
-                ioctl(HWW_LOAD(&hww_event_at(watch, i)->fd[p]), PERF_EVENT_IOC_DISABLE, 0);
+        for (int p = 0; p < HWW_MAX_PIECES; p++) {
+            int fd = HWW_LOAD(&hww_event_at(watch, i)->fd[p]);
+            if (fd >= 0)
+                ioctl(fd, PERF_EVENT_IOC_DISABLE, 0);
+        }
     uint32_t state = HWW_LOAD(&entry->state);
     while (state != HWW_RETIRED && state != HWW_FREE &&
            !__atomic_compare_exchange_n(&entry->state, &state, HWW_RETIRED, 0, __ATOMIC_ACQ_REL,
                                         __ATOMIC_ACQUIRE))
         ;
     __atomic_fetch_and(&hww_active, ~(1ull << watch), __ATOMIC_ACQ_REL);
+    hww_events_hold(-1);
     return 0;
+}
+
+/* For the handler: the same, unless it was done in this process; returns whether it was not. */
+int hww_watch_stop_once(uint32_t watch)
+{
+    if (HWW_LOAD(&stopped) >> watch & 1)
+        return 0;
+    hww_watch_stop((int)watch);
+    return 1;
 }
 
 /* Wait for hits that were counted and are on their way to the handler: closing an event cancels the task
@@ -173,7 +198,11 @@ int hww_watch_settle(int watch, uint32_t milliseconds, int strict)
 /* Give the slots back. */
 int hww_watch_close(int watch)
 {
+    const struct timespec moment = {0, 100000};
     hww_watch_stop(watch);
+    /* Bounded: a child made by a raw clone() has its parent's count, not its threads. */
+    for (int tries = 0; tries < 1000 && __atomic_load_n(&holders, __ATOMIC_SEQ_CST); tries++)
+        nanosleep(&moment, NULL);
     for (uint32_t i = 0; i < hww_events[watch].count; i++)
         for (int p = 0; p < HWW_MAX_PIECES; p++) {
             int fd = __atomic_exchange_n(&hww_event_at(watch, i)->fd[p], -1, __ATOMIC_ACQ_REL);
@@ -239,6 +268,7 @@ int hww_watch_threads(int watch, int32_t *tids, int capacity)
 void hww_watch_forked(void)
 {
     static const struct hww_arm_options options = {0, 1};
+    holders = 0;
     for (int watch = 0; watch < HWW_MAX_WATCHES; watch++) {
         struct hww_watch *entry = hww_watch_at(watch);
         uint32_t count = hww_events[watch].count;

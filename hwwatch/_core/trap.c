@@ -131,11 +131,8 @@ static void take(struct hww_thread *self, struct trap *trap, struct hww_watch *w
         filter(self, trap, watch, index, finding->hit, kernel);
         /* The limit was lowered below what there is, or a child has reached it, which cannot reach our
          * events. */
-        if (HWW_LOAD(&hww_active) >> index & 1) {
-            hww_watch_stop((int)index);
-            if ((uint32_t)self->pid == watch->owner)
-                hww_notify(self);
-        }
+        if (hww_watch_stop_once(index) && (uint32_t)self->pid == watch->owner)
+            hww_notify(self);
         return;
     }
     tell_time(trap);
@@ -215,8 +212,8 @@ static int observe_watch(struct hww_thread *self, struct trap *trap, uint32_t in
         hww_watch_orphaned(index);
         return 0;
     }
-    if (HWW_LOAD(&watch->state) == HWW_RETIRED && HWW_LOAD(&hww_active) >> index & 1)
-        hww_watch_stop((int)index); /* a child has reached its limit, and cannot reach our events */
+    if (HWW_LOAD(&watch->state) == HWW_RETIRED)
+        hww_watch_stop_once(index); /* a child may have reached its limit: it cannot reach our events */
     if (!named && (HWW_LOAD(&watch->state) != HWW_ARMED ||
                    (watch->mode == HWW_EXECUTE && !same_instruction(trap, watch, index, foreign))))
         return 0;
@@ -343,7 +340,7 @@ static void on_trap(int number, siginfo_t *info, void *context)
     } else if (watch > NO_WATCH || piece >= HWW_MAX_PIECES) {
         HWW_ADD(&hww_region.shared->stale, 1);
     } else if (self->in_handler) {
-        self->nested++;
+        self->nested = watch << 8 | piece;
         if (watch != NO_WATCH)
             HWW_ADD(&hww_region.shared->watches[watch].nested[piece], 1);
     } else {
