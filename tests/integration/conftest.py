@@ -77,7 +77,9 @@ def in_shell(in_child: Callable[..., Any], tmp_path: Path) -> Callable[..., list
 
     def in_shell(*cells: str, timeout: float = 60) -> list[Cell]:
         first = [
-            "%load_ext hwwatch\nimport hwwatch\nimport numpy as np\na = np.zeros(8)\nm = np.zeros((3, 4))"
+            # Amid larger arrays: strlen and its like read whole 128-byte blocks around a neighbouring string.
+            "%load_ext hwwatch\nimport hwwatch\nimport numpy as np\n"
+            "a = np.zeros(208)[100:108]\nm = np.zeros((103, 4))[50:53]"
         ]
         work = f"{_SHELL}\nreport([run(cell) for cell in {first + list(cells)!r}])\n"
         answers = in_child(work, timeout=timeout, env={"IPYTHONDIR": str(tmp_path)})
