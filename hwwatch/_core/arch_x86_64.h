@@ -16,8 +16,8 @@
 
 /* A debug exception whose cause was lost. With an empty DR6 the kernel takes it for an icebp instruction (f1)
  * and raises SIGTRAP with code TRAP_BRKPT; with a bit of DR6 whose breakpoint is gone, with TRAP_HWBKPT
- * (exc_debug_user, get_si_code in arch/x86/kernel). int3 has another code. The first was seen in a virtual
- * machine, about once in 10^7 hits, while other threads disarmed. */
+ * (exc_debug_user, get_si_code in arch/x86/kernel). int3 has another code. A TRAP_BRKPT that no icebp
+ * explains was seen once, in minutes of arming and disarming under fire in a virtual machine. */
 #define HWW_TRAP_BRKPT 1
 #define HWW_TRAP_HWBKPT 4
 

@@ -1,7 +1,8 @@
 /* Kernel breakpoints: one event for each piece and thread, and the watch table they answer to.
  *
- * Not called from the handler, but for hww_watch_counted and hww_watch_forked. The caller serialises all
- * other calls (backends/perf.py holds a lock); any thread may trap meanwhile. */
+ * The handler calls only hww_watch_counted, hww_watch_stop, hww_watch_stop_once, hww_watch_orphaned and
+ * hww_events_hold; fork calls hww_watch_forked. The caller serialises all other calls (backends/perf.py holds
+ * a lock); any thread may trap meanwhile. */
 #define _GNU_SOURCE
 #include "events.h"
 

@@ -77,7 +77,7 @@ def in_shell(in_child: Callable[..., Any], tmp_path: Path) -> Callable[..., list
 
     def in_shell(*cells: str, timeout: float = 60) -> list[Cell]:
         first = [
-            # Amid larger arrays: strlen and its like read whole 128-byte blocks around a neighbouring string.
+            # Amid larger arrays: strlen and its like read on behind a neighbouring string.
             "%load_ext hwwatch\nimport hwwatch\nimport numpy as np\n"
             "a = np.zeros(208)[100:108]\nm = np.zeros((103, 4))[50:53]"
         ]
