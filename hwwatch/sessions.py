@@ -5,13 +5,12 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import threading
 import time
 import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from hwwatch import interpreter, native, safepoints
+from hwwatch import deliveries, interpreter, native, safepoints
 from hwwatch.arming import (
     SLOTS,
     check_frames,
@@ -24,6 +23,7 @@ from hwwatch.arming import (
 )
 from hwwatch.backends.select import select
 from hwwatch.coverages import Coverage, Tally, WatchCoverage, describe, threads
+from hwwatch.deliveries import Delivery
 from hwwatch.errors import HwwatchError, NoSlotError, NotSupported, PermissionRefused, TargetError
 from hwwatch.ledgers import Ledger
 from hwwatch.native import lib
@@ -60,8 +60,7 @@ class Session:
         self._watches: dict[int, Watch] = {}
         self._next = 1
         self._ledger = Ledger()
-        self._delivered = 0  # ring position up to which on_hit has been called
-        self._own_until = 0  # up to here, hits of the main thread were made by the callbacks
+        self._delivery = Delivery()
         self._clock = clock_offset()
         _sessions.add(self)
 
@@ -141,24 +140,13 @@ class Session:
         resolved = resolve(policy, watch.target, watch.mode)
         condition = compile_for(watch, when, watch.mode)
         if on_hit is not None:
-            self._use_safepoints(rows=True)
+            deliveries.prepare(self._deliver, rows=True)
         elif watch.mode == "r" or limit is not None:
             # Decoding writers, and freeing slots at a limit, can also wait until somebody asks.
             with contextlib.suppress(NotSupported):
-                self._use_safepoints()
+                deliveries.prepare(self._deliver)
         watch._policy, watch._when, watch._limit, watch._on_hit = policy, when, limit, on_hit
         return settings_of(watch, resolved, condition, limit, on_hit is not None)
-
-    def _use_safepoints(self, *, rows: bool = False) -> None:
-        # Imported now: at a safe point the program may be amid an import of the same modules.
-        import hwwatch.attribution
-        import hwwatch.code.sites
-        import hwwatch.overlaps
-
-        if rows:
-            import hwwatch.timelines  # noqa: F401
-        safepoints.install()
-        safepoints.subscribe(self._deliver)
 
     def _arm(self, watch: Watch, backend_name: str) -> None:
         self._reap()
@@ -231,7 +219,7 @@ class Session:
                 watch.kernel_note = kernel_note(watch, watch._armed.request.kernel, watch.backend)
                 if mode == "r":
                     with contextlib.suppress(NotSupported):
-                        self._use_safepoints()
+                        deliveries.prepare(self._deliver)
 
     def _set_options(
         self,
@@ -261,39 +249,12 @@ class Session:
         """At a safe point: call `on_hit` with the new hits; returns the watches that want the debugger."""
         with self._lock:
             self._reap()
-            hits, parts = self._ledger.attributed(self._delivered)
-            self._delivered = self._ledger.end(hits, self._delivered)
-            waiting = {watch.id: watch for watch in self._watches.values() if watch._on_hit is not None}
-            told = {watch.id: watch._told for watch in self._watches.values()}
-            parts = [part.since(hits, told.get(part.life.watch, 0)) for part in parts]
-            # Hits that callbacks made are recorded, not delivered: else it could go on for ever.
-            parts = [part.without(hits, threading.get_native_id(), self._own_until) for part in parts]
-            watches = [watch for watch in waiting.values() if watch._on_hit != "break"]
-            counts = {watch.id: 0 for watch in waiting.values()}
-            for part in parts:
-                if part.life.watch in counts:
-                    counts[part.life.watch] += len(part.record)
-            called = [watch for watch in watches if counts[watch.id]]
-            frame = None
-            if called:
-                from hwwatch.timelines import build
-
-                frame = build(hits, parts, called, self._clock, {})
-        names = {watch.name: watch for watch in called}
-        for hit in frame.itertuples(index=False, name="Hit") if frame is not None else ():
-            watch = names[str(hit.watch)]
-            if callable(watch._on_hit):
-                try:
-                    watch._on_hit(hit)
-                except Exception as error:
-                    watch.errors.append(error)
-                    safepoints.show_error()
-        if called:
+            batch = self._delivery.collect(self._ledger, list(self._watches.values()), self._clock)
+        if batch.calls:
+            batch.call()
             with self._lock:
-                self._own_until = self._ledger.ring().committed()
-            if self._own_until > self._delivered:  # others may have hit meanwhile
-                safepoints.ask_again()
-        return [watch for watch in waiting.values() if watch._on_hit == "break" and counts[watch.id]]
+                self._delivery.called(self._ledger)
+        return batch.stopped
 
     def _set_enabled(self, watch: Watch, on: bool) -> None:
         with self._lock:

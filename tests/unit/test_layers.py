@@ -31,6 +31,7 @@ LAYERS = (
     "ledgers",
     "watchpoints",
     "timelines",
+    "deliveries",
     "sessions",
     "diagnosis words",
     "plots exports",
