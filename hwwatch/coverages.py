@@ -119,6 +119,8 @@ class Tally:
         Recorded and left out, since the mode does not ask for them.
     late : int
         Delivered late: the rows say ``exact=False``.
+    refused : int
+        Hits on which the policy could not be carried out: the column ``action`` says what was done.
     """
 
     hits: int = 0
@@ -126,6 +128,7 @@ class Tally:
     lost: int = 0
     filtered: int = 0
     late: int = 0
+    refused: int = 0
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(
@@ -134,6 +137,7 @@ class Tally:
             self.lost + other.lost,
             self.filtered + other.filtered,
             self.late + other.late,
+            self.refused + other.refused,
         )
 
 
@@ -150,6 +154,10 @@ class WatchCoverage:
     tally : Tally
     last_test : str
         When and how the last self-test went.
+    notes : tuple of str
+        What else may not be seen.
+    refusal : str
+        Why its policy was not always carried out, if so.
     """
 
     name: str
@@ -164,6 +172,7 @@ class WatchCoverage:
     tally: Tally
     last_test: str
     notes: tuple[str, ...] = ()
+    refusal: str = ""
 
     @property
     def full(self) -> bool:
@@ -221,6 +230,11 @@ class Coverage:
         return tuple(found)
 
     @property
+    def refusals(self) -> tuple[str, ...]:
+        """What the watches' policies could not do; the hits were seen all the same."""
+        return tuple(f"{watch.name}: {watch.refusal}" for watch in self.watches if watch.refusal)
+
+    @property
     def full(self) -> bool:
         """Whether nothing stands in the way of seeing every access of the program's own code."""
         return not self.problems
@@ -245,6 +259,7 @@ class Coverage:
         return {
             "full": self.full,
             "problems": list(self.problems),
+            "refusals": list(self.refusals),
             "handler": self.handler,
             "slots_free": self.slots_free,
             "unexplained": self.unexplained,
@@ -267,6 +282,7 @@ class Coverage:
                     "filtered": w.tally.filtered,
                     "lost": w.tally.lost,
                     "late": w.tally.late,
+                    "refused": w.tally.refused,
                     "last_test": w.last_test,
                     "notes": list(w.notes),
                 }
@@ -290,6 +306,7 @@ class Coverage:
         else:
             lines.append("not seen, or not exactly:")
             lines += [f"  - {problem}" for problem in self.problems]
+        lines += self.refusals
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -319,7 +336,9 @@ def describe(watch: Watch, tally: Tally) -> WatchCoverage:
             "that they may have been creating just then are not watched"
         )
     if watch.gap:
-        notes.append("its mode was changed with all slots taken: writes of that moment were missed")
+        notes.append(
+            "its mode was changed with all debug registers taken: writes of that moment may have been missed"
+        )
     children = "forked children followed" if watch.follow_fork else "children not followed"
     return WatchCoverage(
         watch.name,
@@ -334,4 +353,17 @@ def describe(watch: Watch, tally: Tally) -> WatchCoverage:
         tally,
         watch.last_test,
         tuple(notes),
+        _refusal(tally.refused, watch.mode),
     )
+
+
+def _refusal(count: int, mode: str) -> str:
+    if not count:
+        return ""
+    why = (
+        "the code was no longer what it was when the policy was set, another watch at the instruction came first"
+        if mode == "x"
+        else "the bytes could not be put back"
+    )
+    hits = f"{count} hits" if count > 1 else "1 hit"
+    return f"on {hits} the policy was not carried out: {why}, or a native function crashed"

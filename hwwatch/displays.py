@@ -113,7 +113,7 @@ def coverage_html(coverage: Coverage) -> str:
     )
     if not coverage.watches:
         return "<p>nothing is watched</p>" + (verdict if coverage.problems else "")
-    return table_html(head, rows) + verdict
+    return table_html(head, rows) + verdict + (_items_html(coverage.refusals) if coverage.refusals else "")
 
 
 def _items_html(items: Iterable[str]) -> str:

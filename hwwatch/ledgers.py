@@ -40,6 +40,7 @@ class _Figures:
     filtered: int
     inferred: int
     late: int
+    refused: int
 
 
 @dataclass
@@ -92,6 +93,7 @@ class Entry:
             int(table.filtered),
             int(table.inferred),
             int(table.late),
+            int(table.refused),
         )
         if final is None:
             return now
@@ -223,7 +225,7 @@ class Ledger:
             if waited > (_PATIENCE if lost > entry.lost and hits_on_their_way() else _IN_FLIGHT):
                 entry.lost = lost
             if lost <= entry.lost or entry.final or waited > patience:
-                return Tally(hits, hits + filtered + lost, lost, filtered, figures.late)
+                return Tally(hits, hits + filtered + lost, lost, filtered, figures.late, figures.refused)
             time.sleep(0.001)
 
     def clear(self, keep: set[int]) -> None:

@@ -73,7 +73,7 @@ static int arm_thread(int watch, pid_t tid, uint32_t inherited, const struct hww
 }
 
 /* Debug registers that the watches of this process take on each thread. */
-static int slots_held(void)
+int hww_slots_held(void)
 {
     int held = 0;
     for (int watch = 0; watch < HWW_MAX_WATCHES; watch++) {
@@ -94,7 +94,7 @@ static int slots_held(void)
 static int inherited_pieces(int watch, pid_t tid)
 {
     int npieces = (int)hww_watch_at(watch)->npieces;
-    int here = hww_slots_free(0), there = hww_slots_free(tid), least = HWW_MAX_PIECES - slots_held();
+    int here = hww_slots_free(0), there = hww_slots_free(tid), least = HWW_MAX_PIECES - hww_slots_held();
     if (here < 0 || there < 0)
         return here < 0 ? here : there;
     int absent = there - (here < least ? here : least);

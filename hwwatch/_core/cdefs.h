@@ -191,6 +191,7 @@ struct hww_watch {
     uint64_t recorded;     /* [trap] records written */
     uint64_t dropped;      /* [trap] hits for which the ring had no room */
     uint64_t late;         /* [trap] records flagged HWW_HIT_LATE */
+    uint64_t refused;      /* [trap] hits flagged HWW_HIT_REFUSED */
     uint64_t inferred;     /* [trap] records with a bit in hit that no signal named */
     uint64_t accounted[4]; /* [trap] by piece: kernel counts that records stand for */
     uint64_t guessed[4];   /* [trap] by piece: of those, the ones that no signal named */

@@ -50,6 +50,7 @@ void hww_event_close(int *place);
 uint64_t hww_event_count(int fd);
 void hww_events_hold(int change);
 void hww_doubts_forget(int watch);
+int hww_slots_held(void);
 int hww_threads_list(pid_t **tids);
 void hww_birth_begin(struct hww_birth *self, pid_t tid);
 int hww_birth_possible(struct hww_birth *self, pid_t tid);

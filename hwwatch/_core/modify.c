@@ -4,35 +4,95 @@
 
 #include "events.h"
 
-/* Further events for writes on every thread, so that nothing is missed while the real ones change over: the
- * kernel takes a breakpoint out to change it (modify_user_hw_breakpoint). Returns the descriptors' number. */
-static int bridge_open(int watch, const struct hww_arm_options *options, uint32_t generation, int **fds)
+/* A register that was given up a moment ago may still be on its way back: the kernel frees an event when the
+ * last hit of it has been delivered. In tries of 0.1 ms. */
+#define TRIES 100
+
+struct bridge {
+    int *fds;
+    int count;
+};
+
+static void bridge_close(struct bridge *self)
 {
-    struct hww_watch *entry = hww_watch_at(watch);
+    for (int i = 0; i < self->count; i++)
+        hww_event_close(&self->fds[i]);
+    free(self->fds);
+    self->fds = NULL;
+    self->count = 0;
+}
+
+static int bridge_try(struct bridge *self, int watch, uint32_t piece, const struct hww_arm_options *options)
+{
+    const struct hww_watch *entry = hww_watch_at(watch);
     pid_t *tids = NULL;
-    int threads = hww_threads_list(&tids), count = 0, error = 0;
+    int threads = hww_threads_list(&tids), error = 0;
     if (threads < 0)
         return threads;
-    *fds = malloc((size_t)threads * entry->npieces * sizeof **fds);
-    for (int i = 0; *fds && i < threads && !error; i++)
-        for (uint32_t p = 0; p < entry->npieces; p++) {
-            int fd = hww_event_open(HWW_WRITE, entry->pieces[p].address, entry->pieces[p].nbytes, tids[i],
-                                    hww_cookie(generation, (uint32_t)watch, p), options, 0);
-            if (fd >= 0)
-                (*fds)[count++] = fd;
-            else if (fd != -ESRCH)
-                error = fd;
-        }
+    self->count = 0;
+    self->fds = malloc((size_t)threads * sizeof *self->fds);
+    if (!self->fds)
+        error = -ENOMEM;
+    for (int i = 0; i < threads && !error; i++) {
+        int fd = hww_event_open(HWW_WRITE, entry->pieces[piece].address, entry->pieces[piece].nbytes, tids[i],
+                                hww_cookie(entry->generation, (uint32_t)watch, piece), options, 0);
+        if (fd >= 0)
+            self->fds[self->count++] = fd;
+        else if (fd != -ESRCH)
+            error = fd;
+    }
     free(tids);
-    for (; error && count; count--)
-        hww_event_close(&(*fds)[count - 1]);
-    return *fds ? count : -ENOMEM;
+    if (error)
+        bridge_close(self);
+    return error;
+}
+
+/* A further event for writes on every thread, so that nothing is missed while a piece's own events change
+ * over: the kernel takes a breakpoint out to change it (modify_user_hw_breakpoint). */
+static int bridge_open(struct bridge *self, int watch, uint32_t piece, const struct hww_arm_options *options)
+{
+    const struct timespec moment = {0, 100000};
+    for (int tries = 0;; tries++) {
+        int error = bridge_try(self, watch, piece, options);
+        if (error != -ENOSPC || hww_slots_held() >= HWW_MAX_PIECES || tries == TRIES)
+            return error;
+        nanosleep(&moment, NULL);
+    }
+}
+
+/* What only the bridge has seen is recorded, and not in the real events' counts. Hits on their way, and those
+ * that no signal named, make this too small, never too large: a hit that never was must not be called
+ * lost. */
+static void count_bridged(int watch, uint32_t piece)
+{
+    struct hww_watch *entry = hww_watch_at(watch);
+    uint64_t counts[HWW_MAX_PIECES]; /* read last, since they may grow meanwhile */
+    uint64_t known = HWW_LOAD(&entry->accounted[piece]) + HWW_LOAD(&entry->nested[piece]) -
+                     HWW_LOAD(&entry->guessed[piece]);
+    hww_watch_counts(watch, counts);
+    if ((int64_t)(known - counts[piece]) > 0)
+        HWW_ADD(&entry->retired[piece], known - counts[piece]);
+}
+
+static int change_piece(int watch, uint32_t piece, uint32_t mode, const struct hww_arm_options *options)
+{
+    struct hww_watch *entry = hww_watch_at(watch);
+    struct perf_event_attr attr;
+    int result = 0;
+    hww_event_describe(&attr, mode, entry->pieces[piece].address, entry->pieces[piece].nbytes,
+                       hww_cookie(entry->generation, (uint32_t)watch, piece), options, 0);
+    for (uint32_t i = 0; i < hww_events[watch].count; i++) {
+        int fd = hww_event_at(watch, i)->fd[piece];
+        if (fd >= 0 && ioctl(fd, PERF_EVENT_IOC_MODIFY_ATTRIBUTES, &attr) < 0 && errno != ESRCH)
+            result = -errno;
+    }
+    return result;
 }
 
 /* Change the mode of a data watch. Between reads only and reads and writes the registers stay as they are.
- * Else each event is re-aimed by one ioctl, which reaches inherited ones too, under cover of a bridge; where
- * no slots are free for one, writes of that moment are missed, and `*bridged` is 0. Returns the generation
- * that records of the new mode carry. */
+ * Else each event is re-aimed by one ioctl, which reaches inherited ones too, piece by piece under cover of a
+ * bridge; where no register is free for one, writes of that moment are missed, and `*bridged` is 0. Returns
+ * the generation that records of the new mode carry. */
 int hww_watch_modify(int watch, uint32_t mode, const struct hww_arm_options *options, int32_t *bridged)
 {
     struct hww_watch *entry = hww_watch_at(watch);
@@ -47,37 +107,23 @@ int hww_watch_modify(int watch, uint32_t mode, const struct hww_arm_options *opt
     }
     HWW_STORE(&entry->hardware, generation);
     HWW_STORE(&entry->generation, generation);
-    hww_mode_set((uint32_t)watch,
-                 HWW_READWRITE); /* until all have changed over: read watched bytes with care */
-    int *fds = NULL, count = bridge_open(watch, options, generation, &fds);
-    *bridged = count > 0;
+    /* Until all have changed over: read watched bytes with care. */
+    hww_mode_set((uint32_t)watch, HWW_READWRITE);
     int result = 0;
-    for (uint32_t i = 0; i < hww_events[watch].count; i++)
-        for (uint32_t p = 0; p < entry->npieces; p++) {
-            int fd = hww_event_at(watch, i)->fd[p];
-            struct perf_event_attr attr;
-            hww_event_describe(&attr, mode, entry->pieces[p].address, entry->pieces[p].nbytes,
-                               hww_cookie(generation, (uint32_t)watch, p), options, 0);
-            if (fd >= 0 && ioctl(fd, PERF_EVENT_IOC_MODIFY_ATTRIBUTES, &attr) < 0 && errno != ESRCH)
-                result = -errno;
+    for (uint32_t p = 0; p < entry->npieces && !result; p++) {
+        struct bridge bridge = {NULL, 0};
+        int open = bridge_open(&bridge, watch, p, options) == 0;
+        result = change_piece(watch, p, mode, options);
+        if (!open) {
+            *bridged = 0;
+            continue;
         }
-    for (int i = 0; i < count; i++)
-        ioctl(fds[i], PERF_EVENT_IOC_DISABLE, 0);
-    hww_watch_settle(watch, 1, 1);
-    for (int i = 0; i < count; i++)
-        hww_event_close(&fds[i]);
-    free(fds);
-    /* What only the bridge has seen is recorded, and not in the real events' counts. Hits on their way, and
-     * those that no signal named, make this too small, never too large: a hit that never was must not be
-     * called lost. */
-    uint64_t known[HWW_MAX_PIECES], counts[HWW_MAX_PIECES];
-    for (uint32_t p = 0; p < entry->npieces; p++) /* before the counts, which may grow meanwhile */
-        known[p] =
-            HWW_LOAD(&entry->accounted[p]) + HWW_LOAD(&entry->nested[p]) - HWW_LOAD(&entry->guessed[p]);
-    hww_watch_counts(watch, counts);
-    for (uint32_t p = 0; p < entry->npieces && count > 0; p++)
-        if ((int64_t)(known[p] - counts[p]) > 0)
-            HWW_ADD(&entry->retired[p], known[p] - counts[p]);
+        for (int i = 0; i < bridge.count; i++)
+            ioctl(bridge.fds[i], PERF_EVENT_IOC_DISABLE, 0);
+        hww_watch_settle(watch, 1, 1);
+        bridge_close(&bridge);
+        count_bridged(watch, p);
+    }
     hww_mode_set((uint32_t)watch, result < 0 ? before : mode);
     return result < 0 ? result : (int)generation;
 }

@@ -144,6 +144,8 @@ static void take(struct hww_thread *self, struct trap *trap, struct hww_watch *w
         else
             hww_action(self, watch, index, settings, &trap->moment, finding, change->before, change->mask,
                        trap->context, &drop);
+        if (finding->flags & HWW_HIT_REFUSED)
+            HWW_ADD(&watch->refused, 1);
     }
     if (drop) {
         filter(self, trap, watch, index, finding->hit, kernel);

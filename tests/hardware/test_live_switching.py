@@ -130,6 +130,33 @@ def test_no_store_is_missed_between_old_and_new(
     assert (rows.new - rows.old == 1).all()
 
 
+@pytest.mark.parametrize("pieces", [1, 2, 3])
+def test_several_threads_store_and_nothing_is_lost(session: Any, library: ctypes.CDLL, pieces: int) -> None:
+    """One free register is enough, though it takes a moment to come back. A trap may record what another
+    thread's, still on its way, is counted for."""
+    value = np.zeros(pieces, np.int64)
+    watch = session.watch(value)
+    done = np.zeros((3, 16), np.int64)
+    stop = np.zeros(16, np.int64)
+    workers = [
+        threading.Thread(target=library.store_until, args=(_at(value[n % pieces :]), _at(stop), _at(done[n])))
+        for n in range(3)
+    ]
+    for worker in workers:
+        worker.start()
+    end = time.monotonic() + 2
+    switches = 0
+    while time.monotonic() < end:
+        watch.mode = ("rw", "w")[switches % 2]
+        switches += 1
+    stop[0] = 1
+    for worker in workers:
+        worker.join()
+    assert switches > 20
+    assert not watch.gap
+    assert (watch.counted, watch.hits, watch.lost) == (done[:, 0].sum(), done[:, 0].sum(), 0)
+
+
 def test_in_several_threads_nothing_is_missed(session: Any, library: ctypes.CDLL) -> None:
     value = np.zeros(1, np.int64)
     watch = session.watch(value)
@@ -146,6 +173,30 @@ def test_in_several_threads_nothing_is_missed(session: Any, library: ctypes.CDLL
         worker.join()
     assert switches > 1
     assert (watch.counted, watch.hits, watch.lost) == (15_000, 15_000, 0)
+
+
+def test_with_all_registers_taken_the_gap_is_told(session: Any, library: ctypes.CDLL) -> None:
+    """The kernel takes a breakpoint out to change it, and no register is free to stand in for it."""
+    value = np.zeros(4, np.int64)
+    watch = session.watch(value)
+    assert watch.slots == 4
+    with Hammer(library.store_until, value) as hammer:
+        watch.mode = "r"
+        gap = (
+            "its mode was changed with all debug registers taken: writes of that moment may have been missed"
+        )
+        assert f"{watch.name}: {gap}" in session.coverage().problems
+        before = watch.counted
+        hammer.wait()
+        watch.mode = "rw"  # the registers stay as they are
+        hammer.wait()
+        assert watch.counted > before
+        watch.mode = "w"
+        hammer.wait()
+    assert watch.lost == 0
+    assert watch.counted <= hammer.done
+    assert set(watch.timeline().access) == {"write"}
+    assert not watch.coverage.full
 
 
 def test_policy(session: Any, library: ctypes.CDLL) -> None:

@@ -338,6 +338,8 @@ def test_fault_is_caught(in_child: Callable[..., Any], build: Callable[..., str]
             "total": total,
             "calls": calls,
             "tallies": [(w.counted, w.hits, w.lost) for w in (watch, code)],
+            "refused": [w.coverage.tally.refused for w in (watch, code)],
+            "told": ["a native function crashed" in line for line in hwwatch.coverage().refusals],
             "actions": sorted(set(rows.action)),
         }
 
@@ -347,6 +349,8 @@ def test_fault_is_caught(in_child: Callable[..., Any], build: Callable[..., str]
         "total": sum(n + 1 for n in range(100)),
         "calls": 200,
         "tallies": [[100, 100, 0]] * 2,
+        "refused": [100, 100],
+        "told": [True, True],
         "actions": ["continued"],
     }
 

@@ -129,6 +129,12 @@ def test_changed_code_is_not_skipped(session: Any, code: bytes, result: int) -> 
         assert function() == 1
     assert watch.timeline().action.tolist() == ["skipped"] + ["continued"] * 20 + ["skipped"]
     assert (watch.counted, watch.hits, watch.lost) == (22, 22, 0)
+    assert watch.coverage.tally.refused == 20
+    told = f"{watch.name}: on 20 hits the policy was not carried out: the code was no longer what it was"
+    coverage = session.coverage()
+    assert coverage.full  # all was seen
+    assert told in str(coverage)
+    assert told in coverage._repr_html_()
 
 
 def test_undecodable_instruction_is_refused(session: Any) -> None:
