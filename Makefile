@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SOURCES = pyproject.toml $(wildcard hwwatch/_core/*)
 
-.PHONY: quickstart test quick lint bench lab clean
+.PHONY: quickstart test quick stress lint bench lab clean
 
 # Build, run the quickstart notebook without a browser, and print what it found.
 quickstart: $(VENV)/installed
@@ -18,6 +18,10 @@ test: $(VENV)/installed
 # The part of the tests that takes less than two minutes.
 quick: $(VENV)/installed
 	$(BIN)/python -m pytest -m "not slow"
+
+# Everything at once, at random.
+stress: $(VENV)/installed
+	$(BIN)/python tests/stress.py $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 lint: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
