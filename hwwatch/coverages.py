@@ -361,7 +361,7 @@ def _refusal(count: int, mode: str) -> str:
     if not count:
         return ""
     why = (
-        "the code was no longer what it was when the policy was set, another watch at the instruction came first"
+        "the code had changed since the policy was set, another watch at the instruction came first"
         if mode == "x"
         else "the bytes could not be put back"
     )

@@ -1,8 +1,8 @@
 """Everything at once, at random: `make stress SECONDS=60 SEED=1`. Not part of the tests, which must not vary.
 
 Threads write and read one array, others come and go, children are forked and killed, while the main thread
-arms, changes, asks and disarms. Nothing may crash, hang, raise or be miscounted; and what was lost is told with
-the watch, since the README names the cases in which that may be.
+arms, changes, asks and disarms. Nothing may crash, hang, raise or be miscounted. What is lost is shown with
+its watch, since the README names the cases in which that may be.
 """
 
 from __future__ import annotations

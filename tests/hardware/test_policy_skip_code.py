@@ -130,7 +130,7 @@ def test_changed_code_is_not_skipped(session: Any, code: bytes, result: int) -> 
     assert watch.timeline().action.tolist() == ["skipped"] + ["continued"] * 20 + ["skipped"]
     assert (watch.counted, watch.hits, watch.lost) == (22, 22, 0)
     assert watch.coverage.tally.refused == 20
-    told = f"{watch.name}: on 20 hits the policy was not carried out: the code was no longer what it was"
+    told = f"{watch.name}: on 20 hits the policy was not carried out: the code had changed"
     coverage = session.coverage()
     assert coverage.full  # all was seen
     assert told in str(coverage)
