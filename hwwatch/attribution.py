@@ -51,6 +51,8 @@ class Life:
         When it ended.
     settings : list of (int, ``struct hww_settings *``)
         What was in force from when on, ns on CLOCK_MONOTONIC; oldest first.
+    unsure : list of (int, int)
+        From when to when it may have been off: while it was armed and disarmed, and in pauses.
     """
 
     index: int
@@ -64,6 +66,7 @@ class Life:
     initial: bytes = b""
     until: int | None = None
     settings: list[tuple[int, Any]] = field(default_factory=list)
+    unsure: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def plain(self) -> bool:

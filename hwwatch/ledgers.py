@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hwwatch.records import Hits
     from hwwatch.watchpoints import Watch
 
+_LATER = 2**63 - 1  # ns on CLOCK_MONOTONIC
 _writers: set[int] = set()  # program counters that the core knows
 
 #: Seconds to wait for hits that were counted and are not recorded yet, before they are called lost.
@@ -134,6 +135,7 @@ class Ledger:
             for i, piece in enumerate(armed.request.pieces)
         )
         life = _life(watch, armed, since, initial, armed.request.settings)
+        life.unsure.append((since, time.monotonic_ns()))
         self.entries.append(Entry(watch, backend, armed, [life]))
 
     def change(self, watch: Watch, armed: Armed) -> None:
@@ -146,7 +148,10 @@ class Ledger:
         entry.armed = armed
         # read by the kernel: a load would be a hit
         initial = b"".join(read_code(piece.address, piece.nbytes) for piece in armed.request.pieces)
-        entry.lives.append(_life(watch, armed, now, initial, entry.lives[-1].settings[-1][1]))
+        before = entry.lives[-1]
+        life = _life(watch, armed, now, initial, before.settings[-1][1])
+        life.unsure = [(now, end) for _, end in before.unsure if end == _LATER]
+        entry.lives.append(life)
 
     def configure(self, watch: Watch, settings: Any) -> None:
         """Note that an armed watch has new settings."""
@@ -160,10 +165,19 @@ class Ledger:
         extended = hits.records["flags"][-1] & lib.HWW_HIT_EXTENDED
         return int(hits.positions[-1]) + (2 if extended else 1)
 
-    def close(self, watch: Watch) -> None:
-        """Note that a watch was disarmed, and all its hits have come in."""
+    def enable(self, watch: Watch, on: bool, since: int) -> None:
+        """Note that an armed watch was paused or goes on; `since` is a time before that."""
+        life = self._open_entry(watch).lives[-1]
+        if not on:
+            life.unsure.append((since, _LATER))
+        elif life.unsure and life.unsure[-1][1] == _LATER:
+            life.unsure[-1] = (life.unsure[-1][0], time.monotonic_ns())
+
+    def close(self, watch: Watch, since: int) -> None:
+        """Note that a watch was disarmed, and all its hits have come in; `since` is a time before that."""
         entry = self._open_entry(watch)
         entry.lives[-1].until = time.monotonic_ns()
+        entry.lives[-1].unsure.append((since, _LATER))
         entry.final = entry.figures()
 
     def _open_entry(self, watch: Watch) -> Entry:
@@ -183,8 +197,8 @@ class Ledger:
         parts = [attribute(hits, mine[life], life, self._sites) for _, life in lives]
         self._learn_writers(parts)
         if len(self.entries) > 1 and start is None:
-            missing = [entry.missing(_correction(parts, entry)) for entry, _ in lives]
-            parts = add_unnamed(hits, parts, missing)
+            missing = {id(entry): entry.missing(_correction(parts, entry)) for entry in self.entries}
+            parts = add_unnamed(hits, parts, [missing[id(entry)] for entry, _ in lives])
         return hits, parts
 
     @staticmethod
@@ -256,6 +270,8 @@ class Ledger:
                 if len(part.record):
                     part.life.initial = hits.new[part.record[-1]].tobytes()
             entry.lives = [life for life in entry.lives if life.until is None] or entry.lives[-1:]
+            for life in entry.lives:
+                life.unsure = [span for span in life.unsure if span[1] == _LATER]
         self.start = self.end(hits, self.start)
         self.entries = [entry for entry in self.entries if entry.final is None or entry.watch.id in keep]
 

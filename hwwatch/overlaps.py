@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from hwwatch.attribution import Indices, Life, Rows, access_of, covered
 from hwwatch.native import lib
 from hwwatch.records import Hits
+from hwwatch.targets.model import Leaf
 
 
 def add_unnamed(
     hits: Hits,
     parts: Sequence[Rows],
-    missing: Sequence[Sequence[int]],
+    missing: Sequence[list[int]],
 ) -> list[Rows]:
     """`parts` with the hits that no signal named and no change gave away.
 
@@ -31,8 +32,9 @@ def add_unnamed(
     parts : sequence of Rows
         One for each life.
     missing : by life, by piece
-        Counts for which there is no record. Never more than these are added. A condition that was in force
-        is asked now; but not one on `hits`, whose number only the handler could tell.
+        Counts for which there is no record; lives of one arming share a list. Never more than these are
+        added, and each that is comes off. A condition that was in force is asked now; but not one on `hits`,
+        whose number only the handler could tell.
     """
     out = list(parts)
     for number, part in enumerate(parts):
@@ -55,9 +57,23 @@ def add_unnamed(
         record, leaves, pieces, source = record[once], leaves[once], pieces[once], source[once]
         counts = pieces.sum(axis=0)
         if (counts > np.maximum(missing[number], 0)).any():
-            continue  # more than the CPU counted: the reach was an upper bound (a masked store)
+            # More than the CPU counted: without those of moments when the watch may have been off.
+            on = _surely_on(hits, record, life)
+            record, leaves, pieces, source = record[on], leaves[on], pieces[on], source[on]
+            counts = pieces.sum(axis=0)
+        if not len(record) or (counts > np.maximum(missing[number], 0)).any():
+            continue  # the reach was an upper bound (a masked store)
+        missing[number][:] = [left - int(count) for left, count in zip(missing[number], counts, strict=True)]
         others = [item[3] for item in found]
         out[number] = _with(hits, part, record, leaves, source, others, counts)
+    return out
+
+
+def _surely_on(hits: Hits, record: Indices, life: Life) -> NDArray[np.bool_]:
+    times = hits.records["time"][record]
+    out = np.ones(len(record), np.bool_)
+    for since, until in life.unsure:
+        out &= (times < np.uint64(since)) | (times > np.uint64(until))
     return out
 
 
@@ -100,8 +116,11 @@ def _with(
     which, leaf = np.nonzero(leaves & passes[:, None])
     values = np.zeros((len(which), 32), np.uint8)
     for i, (row, number) in enumerate(zip(which.tolist(), leaf.tolist(), strict=True)):
-        size = part.life.leaves[number].dtype.itemsize
-        values[i, :size] = _value_before(part, number, int(record[row]))[:size]
+        found = part.life.leaves[number]
+        value = _value_seen(hits, others[source[row]].life, int(record[row]), found)
+        if value is None:
+            value = _value_before(hits, part, number, int(record[row]))
+        values[i, : found.dtype.itemsize] = value[: found.dtype.itemsize]
     first = np.cumsum([len(part.places)] + [len(other.places) for other in others])
     place = np.zeros(len(record), np.int64)
     for row in range(len(record)):
@@ -160,16 +179,29 @@ def _passing(hits: Hits, part: Rows, record: Indices) -> NDArray[np.bool_]:
         snapshot = bytearray(lib.HWW_SNAPSHOT)
         for number, (offset, leaf) in enumerate(zip(life.offsets, life.leaves, strict=True)):
             size = leaf.dtype.itemsize
-            snapshot[offset : offset + size] = _value_before(part, number, row)[:size].tobytes()
+            snapshot[offset : offset + size] = _value_before(hits, part, number, row)[:size].tobytes()
         given = bytes(snapshot)
         out[i] = lib.hww_condition_true(settings, given, given, 0, int(hits.records["tid"][row]))
     return out
 
 
-def _value_before(part: Rows, leaf: int, record: int) -> NDArray[np.uint8]:
+def _value_seen(hits: Hits, other: Life, record: int, leaf: Leaf) -> NDArray[np.uint8] | None:
+    """A leaf's bytes as another watch's record has them, if that watches them too."""
+    size, at = leaf.dtype.itemsize, 0
+    for piece in other.pieces:
+        offset = leaf.address - piece.address
+        if 0 <= offset <= piece.nbytes - size:
+            return np.asarray(hits.old[record, at + offset : at + offset + size])
+        at += piece.nbytes
+    return None
+
+
+def _value_before(hits: Hits, part: Rows, leaf: int, record: int) -> NDArray[np.uint8]:
     """A leaf's bytes just before a record: what its last row left, else what it was when armed."""
     earlier = np.flatnonzero((part.leaf == leaf) & (part.record < record))
     if len(earlier):
-        return np.asarray(part.new[earlier[-1]])
+        last = earlier[-1]
+        skipped = hits.records["action"][part.record[last]] == lib.HWW_SKIPPED
+        return np.asarray(part.old[last] if skipped else part.new[last])
     initial = np.frombuffer(part.life.initial.ljust(32, b"\0"), np.uint8)
     return initial[part.life.offsets[leaf] :]

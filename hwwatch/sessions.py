@@ -195,8 +195,9 @@ class Session:
             armed, watch._armed = watch._armed, None
             if armed is None:
                 return
+            since = time.monotonic_ns()
             self._backend_of(watch).disarm(armed)
-            self._ledger.close(watch)
+            self._ledger.close(watch, since)
 
     def _set_mode(self, watch: Watch, mode: str) -> None:
         check_mode(mode)
@@ -262,7 +263,9 @@ class Session:
                 if on:
                     self._arm(watch, watch.backend.partition(" ")[0])
                 return
+            since = time.monotonic_ns()
             self._backend_of(watch).enable(watch._armed, on)
+            self._ledger.enable(watch, on, since)
             watch._enabled = on
 
     def _verify(self, watch: Watch) -> bool:

@@ -38,8 +38,9 @@ ROOM = 1_000_000  # ring slots in use before the hits are cleared
 class Crowd:
     """Whoever uses the array meanwhile."""
 
-    def __init__(self, array: Any, seed: int) -> None:
-        self._array, self._seed, self._stop = array, seed, threading.Event()
+    def __init__(self, array: Any, seed: int, plain: bool) -> None:
+        self._array, self._seed, self._plain = array, seed, plain
+        self._stop = threading.Event()
         loops = (self._access, self._access, self._spawn, self._fork)
         self._threads = [threading.Thread(target=self._loop, args=(n, loop)) for n, loop in enumerate(loops)]
 
@@ -85,7 +86,7 @@ class Crowd:
             for i in range(30):
                 self._array[i] = i
             os._exit(0)
-        if chance.random() < 0.3:
+        if not self._plain and chance.random() < 0.3:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -185,13 +186,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--plain", action="store_true", help="without conditions and limits nothing is lost")
+    parser.add_argument("--plain", action="store_true", help="no conditions, limits, kills: nothing is lost")
     options = parser.parse_args()
     faulthandler.enable()
     faulthandler.dump_traceback_later(options.seconds + 60, exit=True)
     stress = Stress(options.seed, options.plain)
     end = time.monotonic() + options.seconds
-    with Crowd(stress.array, options.seed):
+    with Crowd(stress.array, options.seed, options.plain):
         while time.monotonic() < end:
             stress.turn()
     hwwatch.unwatch()

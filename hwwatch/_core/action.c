@@ -52,21 +52,24 @@ static int put_back(struct hww_thread *self, const struct hww_piece *piece, uint
 }
 
 /* The snapshot first: a store by another thread between the two is then seen, and undone, at its own trap. */
-static int undo(struct hww_thread *self, struct hww_watch *watch, uint32_t index, const uint64_t before[4],
-                uint32_t changed)
+static int undo(struct hww_thread *self, struct hww_watch *watch, uint32_t index,
+                const struct hww_change *change)
 {
     uint64_t *last = hww_snapshot_of(index, watch);
     int result = 0;
     for (uint32_t p = 0; p < watch->npieces; p++) {
-        if (!(changed >> p & 1))
+        if (!(change->mask >> p & 1))
             continue;
-        uint64_t mask = 0, now = HWW_LOAD(&last[p]);
+        uint64_t mask = 0, now = HWW_LOAD(&last[p]), old = change->before[p];
         for (uint32_t b = 0; b < watch->pieces[p].nbytes; b++)
-            if (watch->pieces[p].wanted >> b & 1)
+            if (watch->pieces[p].wanted >> b & 1) {
                 mask |= 0xffull << 8 * b;
-        __atomic_compare_exchange_n(&last[p], &now, (now & ~mask) | (before[p] & mask), 0, __ATOMIC_ACQ_REL,
+                hww_snapshot_undo(index, watch->pieces[p].address + b, (uint8_t)(change->now[p] >> 8 * b),
+                                  (uint8_t)(old >> 8 * b));
+            }
+        __atomic_compare_exchange_n(&last[p], &now, (now & ~mask) | (old & mask), 0, __ATOMIC_ACQ_REL,
                                     __ATOMIC_ACQUIRE);
-        if (put_back(self, &watch->pieces[p], before[p]) < 0)
+        if (put_back(self, &watch->pieces[p], old) < 0)
             result = -EFAULT;
     }
     return result;
@@ -103,11 +106,10 @@ static void to_caller(void *argument)
 }
 
 static int skip(struct hww_thread *self, struct hww_watch *watch, uint32_t index,
-                const struct hww_settings *settings, const uint64_t before[4], uint32_t changed,
-                ucontext_t *context)
+                const struct hww_settings *settings, const struct hww_change *change, ucontext_t *context)
 {
     if (watch->mode != HWW_EXECUTE)
-        return undo(self, watch, index, before, changed) == 0;
+        return undo(self, watch, index, change) == 0;
     struct jump jump = {settings, context, 0, 0, 0};
     if (hww_guarded(self, over_instruction, &jump) < 0 || !jump.done)
         return 0;
@@ -133,16 +135,15 @@ static void call_native(void *argument)
 
 void hww_action(struct hww_thread *self, struct hww_watch *watch, uint32_t index,
                 const struct hww_settings *settings, const struct hww_moment *moment,
-                struct hww_finding *finding, const uint64_t before[4], uint32_t changed, void *machine,
-                int *drop)
+                struct hww_finding *finding, const struct hww_change *change, void *machine, int *drop)
 {
     ucontext_t *context = machine;
     int done = 0;
     switch (settings->policy) {
     case HWW_SKIP:
-        done = skip(self, watch, index, settings, before, changed, context);
+        done = skip(self, watch, index, settings, change, context);
         /* A read passes: it has happened, and changed nothing that could be put back. */
-        finding->action = done && (watch->mode == HWW_EXECUTE || watch->mode == HWW_WRITE || changed)
+        finding->action = done && (watch->mode == HWW_EXECUTE || watch->mode == HWW_WRITE || change->mask)
                               ? HWW_SKIPPED
                               : HWW_CONTINUED;
         break;
@@ -173,7 +174,7 @@ void hww_action(struct hww_thread *self, struct hww_watch *watch, uint32_t index
         call.hit.tid = moment->tid;
         call.hit.pid = moment->pid;
         call.hit.hits = HWW_LOAD(&watch->seen);
-        call.hit.changed = changed != 0;
+        call.hit.changed = change->mask != 0;
         memcpy(call.hit.old_bytes, finding->old_bytes, HWW_SNAPSHOT);
         memcpy(call.hit.new_bytes, finding->new_bytes, HWW_SNAPSHOT);
         done = hww_guarded(self, call_native, &call) == 0;
@@ -184,7 +185,7 @@ void hww_action(struct hww_thread *self, struct hww_watch *watch, uint32_t index
         finding->action = HWW_NATIVE;
         *drop = call.result == HWWATCH_DROP;
         if (call.result == HWWATCH_SKIP) {
-            done = skip(self, watch, index, settings, before, changed, context);
+            done = skip(self, watch, index, settings, change, context);
             finding->action = done ? HWW_SKIPPED : HWW_NATIVE;
         }
         break;

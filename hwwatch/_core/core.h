@@ -75,6 +75,19 @@ struct hww_moment {
     uint32_t nframes; /* asked for when the stack was walked */
 };
 
+/* observe.c */
+struct hww_change {
+    uint64_t before[HWW_MAX_PIECES], now[HWW_MAX_PIECES];
+    uint32_t mask;  /* pieces that changed */
+    uint32_t flags; /* HWW_HIT_* */
+};
+void hww_observe(struct hww_thread *self, uint32_t index, const struct hww_watch *watch, uint32_t first,
+                 struct hww_change *out);
+void hww_snapshot_take(uint32_t watch);
+void hww_mode_set(uint32_t index, uint32_t mode);
+uint64_t *hww_snapshot_of(uint32_t index, const struct hww_watch *watch);
+void hww_snapshot_undo(uint32_t index, uint64_t address, uint8_t undone, uint8_t value);
+
 /* What a record says beside the moment. */
 struct hww_finding {
     uint32_t generation;
@@ -92,8 +105,7 @@ int hww_record_write(struct hww_watch *watch, uint32_t index, const struct hww_m
 /* action.c: carry a policy out; may change the thread's registers in `context`, and the watched bytes. */
 void hww_action(struct hww_thread *self, struct hww_watch *watch, uint32_t index,
                 const struct hww_settings *settings, const struct hww_moment *moment,
-                struct hww_finding *finding, const uint64_t before[4], uint32_t changed, void *context,
-                int *drop);
+                struct hww_finding *finding, const struct hww_change *change, void *context, int *drop);
 int hww_writer_known(uint64_t pc);
 
 /* notify.c */
@@ -128,17 +140,5 @@ static inline uint64_t hww_cookie(uint32_t generation, uint32_t watch, uint32_t 
 {
     return HWW_COOKIE_MAGIC << 48 | (uint64_t)generation << 16 | watch << 8 | piece;
 }
-
-/* observe.c */
-struct hww_change {
-    uint64_t before[HWW_MAX_PIECES], now[HWW_MAX_PIECES];
-    uint32_t mask;  /* pieces that changed */
-    uint32_t flags; /* HWW_HIT_* */
-};
-void hww_observe(struct hww_thread *self, uint32_t index, const struct hww_watch *watch, uint32_t first,
-                 struct hww_change *out);
-void hww_snapshot_take(uint32_t watch);
-void hww_mode_set(uint32_t index, uint32_t mode);
-uint64_t *hww_snapshot_of(uint32_t index, const struct hww_watch *watch);
 
 #endif

@@ -74,13 +74,15 @@ static void count_bridged(int watch, uint32_t piece)
         HWW_ADD(&entry->retired[piece], known - counts[piece]);
 }
 
-static int change_piece(int watch, uint32_t piece, uint32_t mode, const struct hww_arm_options *options)
+/* MODIFY_ATTRIBUTES switches an event on unless it is told not to: one that is paused stays so. */
+static int change_piece(int watch, uint32_t piece, uint32_t mode, const struct hww_arm_options *options,
+                        int paused)
 {
     struct hww_watch *entry = hww_watch_at(watch);
     struct perf_event_attr attr;
     int result = 0;
     hww_event_describe(&attr, mode, entry->pieces[piece].address, entry->pieces[piece].nbytes,
-                       hww_cookie(entry->generation, (uint32_t)watch, piece), options, 0);
+                       hww_cookie(entry->generation, (uint32_t)watch, piece), options, paused);
     for (uint32_t i = 0; i < hww_events[watch].count; i++) {
         int fd = hww_event_at(watch, i)->fd[piece];
         if (fd >= 0 && ioctl(fd, PERF_EVENT_IOC_MODIFY_ATTRIBUTES, &attr) < 0 && errno != ESRCH)
@@ -109,13 +111,13 @@ int hww_watch_modify(int watch, uint32_t mode, const struct hww_arm_options *opt
     HWW_STORE(&entry->generation, generation);
     /* Until all have changed over: read watched bytes with care. */
     hww_mode_set((uint32_t)watch, HWW_READWRITE);
-    int result = 0;
+    int result = 0, paused = HWW_LOAD(&entry->state) != HWW_ARMED;
     for (uint32_t p = 0; p < entry->npieces && !result; p++) {
         struct bridge bridge = {NULL, 0};
-        int open = bridge_open(&bridge, watch, p, options) == 0;
-        result = change_piece(watch, p, mode, options);
+        int open = !paused && bridge_open(&bridge, watch, p, options) == 0;
+        result = change_piece(watch, p, mode, options, paused);
         if (!open) {
-            *bridged = 0;
+            *bridged &= paused;
             continue;
         }
         for (int i = 0; i < bridge.count; i++)

@@ -78,6 +78,24 @@ uint64_t *hww_snapshot_of(uint32_t index, const struct hww_watch *watch)
     return watch->shared ? (uint64_t *)watch->snapshot : snapshots[index].values;
 }
 
+/* A byte that a policy puts back: no other watch on it shall see a change from the undone value later. */
+void hww_snapshot_undo(uint32_t index, uint64_t address, uint8_t undone, uint8_t value)
+{
+    uint64_t others = HWW_LOAD(&hww_active) & ~(1ull << index);
+    for (; others; others &= others - 1) {
+        uint32_t other = (uint32_t)__builtin_ctzll(others);
+        const struct hww_watch *watch = &hww_region.shared->watches[other];
+        uint64_t *last = hww_snapshot_of(other, watch);
+        for (uint32_t p = 0; p < watch->npieces && watch->mode != HWW_EXECUTE; p++) {
+            uint64_t at = address - watch->pieces[p].address, now = HWW_LOAD(&last[p]);
+            if (at < watch->pieces[p].nbytes && (now >> 8 * at & 0xff) == undone)
+                __atomic_compare_exchange_n(&last[p], &now,
+                                            (now & ~(0xffull << 8 * at)) | (uint64_t)value << 8 * at, 0,
+                                            __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+        }
+    }
+}
+
 /* Everything that changes a data watch's mode comes by here. */
 void hww_mode_set(uint32_t index, uint32_t mode)
 {

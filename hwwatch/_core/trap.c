@@ -142,8 +142,7 @@ static void take(struct hww_thread *self, struct trap *trap, struct hww_watch *w
         if (watch->mode == HWW_EXECUTE && hww_arch_pc(trap->context) != trap->moment.pc)
             finding->flags |= HWW_HIT_REFUSED;
         else
-            hww_action(self, watch, index, settings, &trap->moment, finding, change->before, change->mask,
-                       trap->context, &drop);
+            hww_action(self, watch, index, settings, &trap->moment, finding, change, trap->context, &drop);
         if (finding->flags & HWW_HIT_REFUSED)
             HWW_ADD(&watch->refused, 1);
     }
@@ -196,8 +195,16 @@ static uint32_t pieces_around(const struct trap *trap, const struct hww_watch *w
     return mask;
 }
 
-/* Whether the trap was a hit of this watch. */
-static int observe_watch(struct hww_thread *self, struct trap *trap, uint32_t index)
+/* What a trap did to one watch. */
+struct sight {
+    uint32_t index;
+    uint32_t sure; /* pieces that were hit for certain */
+    struct hww_change change;
+    struct hww_finding finding;
+};
+
+/* Whether the trap was a hit of this watch, and what it did. */
+static int look_at(struct hww_thread *self, struct trap *trap, uint32_t index, struct sight *out)
 {
     struct hww_watch *watch = &hww_region.shared->watches[index];
     int named = index == trap->watch;
@@ -219,66 +226,80 @@ static int observe_watch(struct hww_thread *self, struct trap *trap, uint32_t in
     if (!named && (HWW_LOAD(&watch->state) != HWW_ARMED ||
                    (watch->mode == HWW_EXECUTE && !same_instruction(trap, watch, index, foreign))))
         return 0;
-    if (self->muted > 0 && watch->mode == HWW_EXECUTE) {
-        filter(self, trap, watch, index, 1, 0);
-        return 1;
-    }
-    struct hww_change change = {{0}, {0}, 0, trap->flags};
+    out->index = index;
+    out->change = (struct hww_change){{0}, {0}, 0, trap->flags};
     /* A hit by the registers as they are is of the latest mode; one by those before a change, of the last
      * then. */
     uint32_t hardware = HWW_LOAD(&watch->hardware);
     int earlier = named && trap->generation - first < hardware - first;
-    struct hww_finding finding = {earlier ? hardware - 1 : generation, 0, 0, 0xff, HWW_CONTINUED, {0}, {0}};
+    out->finding =
+        (struct hww_finding){earlier ? hardware - 1 : generation, 0, 0, 0xff, HWW_CONTINUED, {0}, {0}};
     if (watch->mode == HWW_EXECUTE) {
         uint64_t arguments[8];
-        change.flags |= HWW_HIT_EXECUTE;
+        out->change.flags |= HWW_HIT_EXECUTE;
         hww_arch_arguments(trap->context, arguments);
-        memcpy(finding.old_bytes, arguments, sizeof finding.old_bytes);
-        memcpy(finding.new_bytes, arguments + 4, sizeof finding.new_bytes);
+        memcpy(out->finding.old_bytes, arguments, sizeof out->finding.old_bytes);
+        memcpy(out->finding.new_bytes, arguments + 4, sizeof out->finding.new_bytes);
     } else {
-        hww_observe(self, index, watch, first, &change);
-        pack(watch, change.before, finding.old_bytes);
-        pack(watch, change.now, finding.new_bytes);
+        hww_observe(self, index, watch, first, &out->change);
+        pack(watch, out->change.before, out->finding.old_bytes);
+        pack(watch, out->change.now, out->finding.new_bytes);
     }
-    /* Pieces that were hit for certain. An execute watch has one, and is here only when it was. */
-    uint32_t sure = named ? 1u << trap->piece : watch->mode == HWW_EXECUTE ? 1 : pieces_around(trap, watch);
-    finding.hit = change.mask | sure;
-    if (!finding.hit || HWW_LOAD(&watch->first) != first)
-        return 0;
-    if (sure)
-        finding.named = (uint32_t)__builtin_ctz(sure);
+    /* An execute watch has one piece, and is here only when it was hit. */
+    out->sure = named ? 1u << trap->piece : watch->mode == HWW_EXECUTE ? 1 : pieces_around(trap, watch);
+    out->finding.hit = out->change.mask | out->sure;
+    return out->finding.hit && HWW_LOAD(&watch->first) == first;
+}
+
+/* What is done about it. */
+static void act_on(struct hww_thread *self, struct trap *trap, struct sight *sight)
+{
+    uint32_t index = sight->index;
+    struct hww_watch *watch = &hww_region.shared->watches[index];
+    struct hww_finding *finding = &sight->finding;
+    uint32_t flags = sight->change.flags;
+    if (self->muted > 0 && watch->mode == HWW_EXECUTE) {
+        filter(self, trap, watch, index, 1, 0);
+        return;
+    }
+    if (sight->sure)
+        finding->named = (uint32_t)__builtin_ctz(sight->sure);
     /* A late hit comes at the end of whatever system call unblocked the signal: it says nothing of origin. */
     look_behind(self, trap, watch);
     int kernel =
         watch->kernel && trap->after_syscall && watch->mode != HWW_EXECUTE && !(trap->flags & HWW_HIT_LATE);
     if (watch->mode == HWW_READ && trap->known_writer && !kernel) {
-        filter(self, trap, watch, index, finding.hit, kernel);
-        return 1;
+        filter(self, trap, watch, index, finding->hit, kernel);
+        return;
     }
-    if (finding.hit != (finding.named < HWW_MAX_PIECES ? 1u << finding.named : 0)) {
-        change.flags |= HWW_HIT_INFERRED;
+    if (finding->hit != (finding->named < HWW_MAX_PIECES ? 1u << finding->named : 0)) {
+        flags |= HWW_HIT_INFERRED;
         HWW_ADD(&watch->inferred, 1);
     }
-    if (change.flags & HWW_HIT_LATE)
+    if (flags & HWW_HIT_LATE)
         HWW_ADD(&watch->late, 1);
-    finding.flags = change.flags | (kernel ? HWW_HIT_KERNEL : 0);
+    finding->flags = flags | (kernel ? HWW_HIT_KERNEL : 0);
     uint64_t seen = HWW_ADD(&watch->seen, 1) + 1;
     uint32_t id = HWW_LOAD(&watch->settings);
     const struct hww_settings *settings =
         id ? (const struct hww_settings *)(hww_region.arena + (uint64_t)id * 8) : NULL;
-    if (settings && !hww_condition_true(settings, (const unsigned char *)finding.old_bytes,
-                                        (const unsigned char *)finding.new_bytes, seen, trap->moment.tid)) {
-        filter(self, trap, watch, index, finding.hit, kernel);
-        return 1;
-    }
-    take(self, trap, watch, index, settings, &finding, &change);
-    return 1;
+    if (settings && !hww_condition_true(settings, (const unsigned char *)finding->old_bytes,
+                                        (const unsigned char *)finding->new_bytes, seen, trap->moment.tid))
+        filter(self, trap, watch, index, finding->hit, kernel);
+    else
+        take(self, trap, watch, index, settings, finding, &sight->change);
 }
 
-/* One signal names one watch, though the instruction may have touched several: all are compared. */
+/* One signal names one watch, though the instruction may have touched several: all are compared, before a
+ * policy of one of them changes the bytes. More than four cannot be armed on one thread; in a child there may
+ * be some that its parent has ended since. */
+#define SIGHTS 8
+
 static void handle(struct hww_thread *self, struct trap *trap)
 {
     struct hww_moment *moment = &trap->moment;
+    struct sight sights[SIGHTS];
+    uint32_t count = 0;
     hww_arch_moment(moment, trap->context);
     hww_thread_identify(self);
     moment->time = 0;
@@ -287,15 +308,18 @@ static void handle(struct hww_thread *self, struct trap *trap)
     moment->stack = 0;
     moment->nframes = UINT32_MAX;
     uint64_t others = HWW_LOAD(&hww_active);
-    int hits = !others;
+    int nobody = !others;
     if (trap->watch != NO_WATCH) {
         hww_watch_doubt(self, trap->watch, trap->piece);
-        trap->current = observe_watch(self, trap, trap->watch);
+        trap->current = look_at(self, trap, trap->watch, &sights[0]);
+        count = (uint32_t)trap->current;
         others &= ~(1ull << trap->watch);
     }
-    for (; others; others &= others - 1)
-        hits += observe_watch(self, trap, (uint32_t)__builtin_ctzll(others));
-    if (!hits && trap->watch == NO_WATCH)
+    for (; others && count < SIGHTS; others &= others - 1)
+        count += (uint32_t)look_at(self, trap, (uint32_t)__builtin_ctzll(others), &sights[count]);
+    for (uint32_t i = 0; i < count; i++)
+        act_on(self, trap, &sights[i]);
+    if (!count && !nobody && trap->watch == NO_WATCH)
         HWW_ADD(&hww_region.shared->unexplained, 1);
 }
 

@@ -296,6 +296,29 @@ def test_enabled(session: Any, library: ctypes.CDLL) -> None:
     assert (steps != 1).sum() <= 20
 
 
+@pytest.mark.parametrize(
+    ("name", "new"), [("mode", "rw"), ("mode", "r"), ("policy", "skip"), ("when", "True"), ("limit", 3)]
+)
+def test_a_paused_watch_stays_paused(session: Any, name: str, new: Any) -> None:
+    """PERF_EVENT_IOC_MODIFY_ATTRIBUTES would switch its events on."""
+    value = np.zeros(1, np.int64)
+    watch = session.watch(value)
+    value[0] = 1
+    watch.enabled = False
+    setattr(watch, name, new)
+    value[0] = 2
+    assert value[0] == 2
+    assert (watch.state, watch.counted, watch.hits) == ("paused", 1, 1)
+    watch.enabled = True
+    value[0] = 3
+    stored = watch.counted
+    assert stored == 2
+    _ = value[0].item()
+    assert watch.counted == (3 if name == "mode" else 2)
+    assert (watch.lost, watch.gap) == (0, False)
+    assert watch.timeline().new.tolist()[:2] == [1, 3]
+
+
 @pytest.mark.parametrize("name", ["mode", "policy", "when", "limit", "enabled", "on_hit"])
 def test_from_another_thread(session: Any, name: str) -> None:
     """A widget's callback runs on one."""

@@ -190,3 +190,20 @@ def test_a_condition_is_asked_for_hits_that_no_signal_named(session: Any, store:
     assert rows.watch.tolist() == ["a[1]", "a[3]", "a[0]", "a[1]", "a[3]"]
     assert rows.new.tolist() == [-1, -1, 1, -1, -1]
     assert tallies == [(2, 1, 1, 0), (2, 2, 0, 0), (2, 0, 2, 0), (2, 2, 0, 0)]
+
+
+@pytest.mark.parametrize("mode", ["w", "rw"])
+def test_stores_in_a_pause_are_not_taken_for_missing_ones(session: Any, store: Any, mode: str) -> None:
+    """Equal values, which no signal named and no change gave away: found by decoding, all but the pause's."""
+    array = aligned([5, 5, 5, 5])
+    first, *_, last = watch_four(session, array)
+    for turn in range(12):
+        if turn == 4:
+            first.enabled = False
+            first.mode = mode
+        if turn == 8:
+            first.enabled = True
+        store(array, [5, 5, 5, 5])
+    assert (last.counted, last.hits, last.lost) == (12, 12, 0)
+    assert (first.counted, first.hits, first.lost) == (8, 8, 0)
+    assert len(first.timeline()) == 8

@@ -339,6 +339,30 @@ def test_two_threads_on_the_watched_bytes(session: Any, library: ctypes.CDLL) ->
     assert (watch.counted, watch.hits, watch.lost) == (20_000, 20_000, 0)
 
 
+@pytest.mark.parametrize("first", ["skip", "plain"])
+@pytest.mark.parametrize("skip_mode", ["w", "rw"])
+def test_another_watch_on_the_same_bytes_sees_the_store(session: Any, skip_mode: str, first: str) -> None:
+    """And the value before its next one is what was put back."""
+    value = np.zeros(1, np.int64)
+    watches: dict[str, Any] = {}
+    for name in sorted(["plain", "skip"], reverse=first == "skip"):
+        mode, policy = (skip_mode, "skip") if name == "skip" else ("w", "continue")
+        watches[name] = session.watch(value, mode, policy=policy, name=name)
+    for new in (5, 6, 0, 7):
+        value[0] = new
+    assert [(watch.counted, watch.hits, watch.lost) for watch in watches.values()] == [(4, 4, 0)] * 2
+    assert value[0] == 0
+    for name, watch in watches.items():
+        rows = watch.timeline()
+        rows = rows[rows.access == "write"]
+        assert rows.old.tolist() == [0, 0, 0, 0], name
+        assert rows.new.tolist() == [5, 6, 0, 7], name
+        assert len(rows) == 4
+    assert set(watches["plain"].timeline().action) == {"continued"}
+    actions = watches["skip"].timeline().action.tolist()
+    assert [actions[i] for i in (0, 1, 3)] == ["skipped"] * 3  # of an equal value there is nothing to skip
+
+
 def test_in_a_forked_child(in_child: Callable[..., Any]) -> None:
     def work():
         arr = np.arange(8.0)
