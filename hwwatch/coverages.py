@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hwwatch.watchpoints import Watch
 
+_ASLEEP = ("S", "I", "Z", "X")  # interruptibly, idle, dead: proc(5), /proc/pid/stat, field 3
 _SIGTRAP_BIT = 1 << 4  # signal 5, in the hexadecimal masks of /proc/<pid>/status
 
 
@@ -59,7 +60,7 @@ def threads() -> list[Thread]:
                 name,
                 bool(int(masks.get("SigBlk", "0"), 16) & _SIGTRAP_BIT),
                 bool(int(masks.get("SigPnd", "0"), 16) & _SIGTRAP_BIT),
-                masks.get("State", "").startswith("R"),
+                not masks.get("State", "S").startswith(_ASLEEP),
             )
         )
     return found
@@ -68,8 +69,8 @@ def threads() -> list[Thread]:
 def hits_on_their_way() -> bool:
     """Whether another thread, here or in a child process, may stand between a trap and its record.
 
-    Such a thread is runnable, and waits for its turn; one that sleeps has been through the handler, and one
-    that blocks SIGTRAP does not come to it.
+    Such a thread is runnable, and waits for its turn, or for a page that the handler touches; one that sleeps
+    interruptibly has been through the handler, and one that blocks SIGTRAP does not come to it.
     """
     own = threading.get_native_id()
     if any(t.running and not t.blocks_sigtrap for t in threads() if t.tid != own):
@@ -90,10 +91,10 @@ def _descendants(pid: int) -> Iterator[int]:
 
 
 def _runs(pid: int) -> bool:
-    """Whether a thread of a process has the CPU or waits for it."""
+    """Whether a thread of a process has the CPU, or waits for it or in the kernel."""
     for path in Path(f"/proc/{pid}/task").glob("*/stat"):
         try:
-            if path.read_text().rpartition(")")[2].split()[0] == "R":
+            if path.read_text().rpartition(")")[2].split()[0] not in _ASLEEP:
                 return True
         except (OSError, IndexError):
             continue
