@@ -12,42 +12,43 @@
  */
 
 struct restore {
-    const struct hww_piece *piece;
+    uint64_t address;
+    uint32_t bytes; /* bit b: byte b */
     uint64_t value;
 };
 
 static void store_plainly(void *argument)
 {
     const struct restore *self = argument;
-    volatile unsigned char *bytes = (volatile unsigned char *)self->piece->address;
-    for (uint32_t b = 0; b < self->piece->nbytes; b++)
-        if (self->piece->wanted >> b & 1)
+    volatile unsigned char *bytes = (volatile unsigned char *)self->address;
+    for (uint32_t b = 0; b < 8; b++)
+        if (self->bytes >> b & 1)
             bytes[b] = (unsigned char)(self->value >> 8 * b);
 }
 
-/* Through the kernel, so that it does not trap again; only the watched bytes, since the others under the
- * piece may meanwhile be another thread's. Where a sandbox forbids that, a plain store, whose trap returns
+/* Through the kernel, so that it does not trap again; only the watched bytes that changed, since the others
+ * may meanwhile be another thread's. Where a sandbox forbids that, a plain store, whose trap returns
  * at once. */
-static int put_back(struct hww_thread *self, const struct hww_piece *piece, uint64_t value)
+static int put_back(struct hww_thread *self, uint64_t address, uint32_t bytes, uint64_t value)
 {
     struct iovec local[8], remote[8];
     unsigned long n = 0;
     long total = 0;
-    for (uint32_t b = 0; b < piece->nbytes; b++) {
-        if (!(piece->wanted >> b & 1))
+    for (uint32_t b = 0; b < 8; b++) {
+        if (!(bytes >> b & 1))
             continue;
-        if (n && (char *)remote[n - 1].iov_base + remote[n - 1].iov_len == (char *)piece->address + b) {
+        if (n && (char *)remote[n - 1].iov_base + remote[n - 1].iov_len == (char *)address + b) {
             local[n - 1].iov_len++;
             remote[n - 1].iov_len++;
         } else {
             local[n] = (struct iovec){(char *)&value + b, 1};
-            remote[n++] = (struct iovec){(char *)piece->address + b, 1};
+            remote[n++] = (struct iovec){(char *)address + b, 1};
         }
         total++;
     }
     if (syscall(SYS_process_vm_writev, self->pid, local, n, remote, n, 0ul) == total)
         return 0;
-    struct restore job = {piece, value};
+    struct restore job = {address, bytes, value};
     return hww_guarded(self, store_plainly, &job);
 }
 
@@ -58,18 +59,23 @@ static int undo(struct hww_thread *self, struct hww_watch *watch, uint32_t index
     uint64_t *last = hww_snapshot_of(index, watch);
     int result = 0;
     for (uint32_t p = 0; p < watch->npieces; p++) {
-        if (!(change->mask >> p & 1))
-            continue;
-        uint64_t mask = 0, now = HWW_LOAD(&last[p]), old = change->before[p];
-        for (uint32_t b = 0; b < watch->pieces[p].nbytes; b++)
-            if (watch->pieces[p].wanted >> b & 1) {
+        const struct hww_piece *piece = &watch->pieces[p];
+        uint64_t differing = hww_differing(change->before[p], change->now[p]);
+        uint64_t now = HWW_LOAD(&last[p]), held = HWW_LOAD(&hww_held_of(index, watch)[p]), mask = 0;
+        uint32_t bytes = 0;
+        for (uint32_t b = 0; b < piece->nbytes; b++)
+            if (piece->wanted >> b & 1 && differing >> 8 * b & 1) {
+                bytes |= 1u << b;
                 mask |= 0xffull << 8 * b;
-                hww_snapshot_undo(index, watch->pieces[p].address + b, (uint8_t)(change->now[p] >> 8 * b),
-                                  (uint8_t)(old >> 8 * b));
+                hww_snapshot_undo(index, piece->address + b, (uint8_t)(change->now[p] >> 8 * b),
+                                  (uint8_t)(held >> 8 * b));
             }
-        __atomic_compare_exchange_n(&last[p], &now, (now & ~mask) | (old & mask), 0, __ATOMIC_ACQ_REL,
-                                    __ATOMIC_ACQUIRE);
-        if (put_back(self, &watch->pieces[p], old) < 0)
+        if (!bytes)
+            continue;
+        while (!__atomic_compare_exchange_n(&last[p], &now, (now & ~mask) | (held & mask), 0,
+                                            __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+            ;
+        if (put_back(self, piece->address, bytes, held) < 0)
             result = -EFAULT;
     }
     return result;

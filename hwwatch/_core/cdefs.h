@@ -185,6 +185,7 @@ struct hww_watch {
     struct hww_piece pieces[4];
     uint64_t initial[4];   /* [arm] value of each piece when it was armed */
     uint64_t snapshot[4];  /* [trap] last value of each piece, for shared mappings */
+    uint64_t held[4];      /* [trap] the same but for what policies undo, for shared mappings */
     uint64_t seen;         /* [trap] hits, whatever became of them */
     uint64_t tickets;      /* [trap] hits that passed the condition: the limit counts these */
     uint64_t filtered;     /* [trap] hits left out: by the condition, as known writes, after the limit */

@@ -86,6 +86,9 @@ void hww_observe(struct hww_thread *self, uint32_t index, const struct hww_watch
 void hww_snapshot_take(uint32_t watch);
 void hww_mode_set(uint32_t index, uint32_t mode);
 uint64_t *hww_snapshot_of(uint32_t index, const struct hww_watch *watch);
+uint64_t *hww_held_of(uint32_t index, const struct hww_watch *watch);
+uint64_t hww_differing(uint64_t one, uint64_t other);
+void hww_held_take(uint32_t index, const struct hww_watch *watch, const struct hww_change *change);
 void hww_snapshot_undo(uint32_t index, uint64_t address, uint8_t undone, uint8_t value);
 
 /* What a record says beside the moment. */

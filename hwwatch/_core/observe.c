@@ -10,6 +10,7 @@
 static struct {
     uint32_t first; /* whose: hww_watch.first */
     uint64_t values[HWW_MAX_PIECES];
+    uint64_t held[HWW_MAX_PIECES];
 } snapshots[HWW_MAX_WATCHES];
 
 /* What the handler reads of the watched memory, piece by piece. */
@@ -78,6 +79,44 @@ uint64_t *hww_snapshot_of(uint32_t index, const struct hww_watch *watch)
     return watch->shared ? (uint64_t *)watch->snapshot : snapshots[index].values;
 }
 
+/* What the bytes are but for stores that a policy undoes: of two at once, each is undone to this, not to
+ * what the other had left. */
+uint64_t *hww_held_of(uint32_t index, const struct hww_watch *watch)
+{
+    return watch->shared ? (uint64_t *)watch->held : snapshots[index].held;
+}
+
+/* Ones in each byte that differs. */
+uint64_t hww_differing(uint64_t one, uint64_t other)
+{
+    uint64_t mask = 0;
+    for (int shift = 0; shift < 64; shift += 8)
+        mask |= (one ^ other) >> shift & 0xff ? 0xffull << shift : 0;
+    return mask;
+}
+
+/* A change that stands. */
+void hww_held_take(uint32_t index, const struct hww_watch *watch, const struct hww_change *change)
+{
+    uint64_t *held = hww_held_of(index, watch);
+    for (uint32_t p = 0; p < watch->npieces; p++) {
+        if (!(change->mask >> p & 1))
+            continue;
+        uint64_t mask = hww_differing(change->before[p], change->now[p]), now = HWW_LOAD(&held[p]);
+        while (!__atomic_compare_exchange_n(&held[p], &now, (now & ~mask) | (change->now[p] & mask), 0,
+                                            __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+            ;
+    }
+}
+
+static void replace_byte(uint64_t *word, uint64_t shift, uint8_t old, uint8_t new)
+{
+    uint64_t now = HWW_LOAD(word);
+    if ((now >> shift & 0xff) == old)
+        __atomic_compare_exchange_n(word, &now, (now & ~(0xffull << shift)) | (uint64_t)new << shift, 0,
+                                    __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+}
+
 /* A byte that a policy puts back: no other watch on it shall see a change from the undone value later. */
 void hww_snapshot_undo(uint32_t index, uint64_t address, uint8_t undone, uint8_t value)
 {
@@ -87,11 +126,11 @@ void hww_snapshot_undo(uint32_t index, uint64_t address, uint8_t undone, uint8_t
         const struct hww_watch *watch = &hww_region.shared->watches[other];
         uint64_t *last = hww_snapshot_of(other, watch);
         for (uint32_t p = 0; p < watch->npieces && watch->mode != HWW_EXECUTE; p++) {
-            uint64_t at = address - watch->pieces[p].address, now = HWW_LOAD(&last[p]);
-            if (at < watch->pieces[p].nbytes && (now >> 8 * at & 0xff) == undone)
-                __atomic_compare_exchange_n(&last[p], &now,
-                                            (now & ~(0xffull << 8 * at)) | (uint64_t)value << 8 * at, 0,
-                                            __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+            uint64_t at = address - watch->pieces[p].address;
+            if (at < watch->pieces[p].nbytes) {
+                replace_byte(&last[p], 8 * at, undone, value);
+                replace_byte(&hww_held_of(other, watch)[p], 8 * at, undone, value);
+            }
         }
     }
 }
@@ -116,6 +155,7 @@ void hww_snapshot_take(uint32_t index)
     if (watch->mode != HWW_EXECUTE)
         read_by_kernel(&now, hww_thread.pid);
     memcpy(hww_snapshot_of(index, watch), now.values, sizeof now.values);
+    memcpy(hww_held_of(index, watch), now.values, sizeof now.values);
     memcpy(watch->initial, now.values, sizeof now.values);
     HWW_STORE(&snapshots[index].first, watch->first);
 }
@@ -142,6 +182,7 @@ void hww_observe(struct hww_thread *self, uint32_t index, const struct hww_watch
         for (uint32_t p = 0; p < count; p++) {
             out->before[p] = now.values[p];
             HWW_STORE(&last[p], now.values[p]);
+            HWW_STORE(&hww_held_of(index, watch)[p], now.values[p]);
         }
         HWW_STORE(&snapshots[index].first, first);
     }

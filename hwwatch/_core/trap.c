@@ -252,7 +252,7 @@ static int look_at(struct hww_thread *self, struct trap *trap, uint32_t index, s
 }
 
 /* What is done about it. */
-static void act_on(struct hww_thread *self, struct trap *trap, struct sight *sight)
+static void decide(struct hww_thread *self, struct trap *trap, struct sight *sight)
 {
     uint32_t index = sight->index;
     struct hww_watch *watch = &hww_region.shared->watches[index];
@@ -288,6 +288,13 @@ static void act_on(struct hww_thread *self, struct trap *trap, struct sight *sig
         filter(self, trap, watch, index, finding->hit, kernel);
     else
         take(self, trap, watch, index, settings, finding, &sight->change);
+}
+
+static void act_on(struct hww_thread *self, struct trap *trap, struct sight *sight)
+{
+    decide(self, trap, sight);
+    if (sight->change.mask && sight->finding.action != HWW_SKIPPED)
+        hww_held_take(sight->index, &hww_region.shared->watches[sight->index], &sight->change);
 }
 
 /* One signal names one watch, though the instruction may have touched several: all are compared, before a
