@@ -122,6 +122,8 @@ class Tally:
         Delivered late: the rows say ``exact=False``.
     refused : int
         Hits on which the policy could not be carried out: the column ``action`` says what was done.
+    dropped : int
+        Lost because memory and spill file had no room for them.
     """
 
     hits: int = 0
@@ -130,6 +132,7 @@ class Tally:
     filtered: int = 0
     late: int = 0
     refused: int = 0
+    dropped: int = 0
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(
@@ -139,6 +142,7 @@ class Tally:
             self.filtered + other.filtered,
             self.late + other.late,
             self.refused + other.refused,
+            self.dropped + other.dropped,
         )
 
 
@@ -220,11 +224,12 @@ class Coverage:
         if self.frames:
             found.append(f"Python lines are not read: {self.frames}")
         for watch in self.watches:
-            if watch.state == "disarmed":
+            if watch.state == "disarmed" and not watch.notes:
                 continue
             found += [f"{watch.name}: thread {tid} ({name}) {why}" for tid, name, why in watch.blind_threads]
             if watch.tally.lost:
-                found.append(f"{watch.name}: {watch.tally.lost} hits were counted and not recorded")
+                room = f" ({watch.tally.dropped} for want of room)" if watch.tally.dropped else ""
+                found.append(f"{watch.name}: {watch.tally.lost} hits were counted and not recorded{room}")
             if watch.kernel.startswith("not"):
                 found.append(f"{watch.name}: kernel accesses are {watch.kernel}")
             found += [f"{watch.name}: {note}" for note in watch.notes]
@@ -284,6 +289,7 @@ class Coverage:
                     "lost": w.tally.lost,
                     "late": w.tally.late,
                     "refused": w.tally.refused,
+                    "dropped": w.tally.dropped,
                     "last_test": w.last_test,
                     "notes": list(w.notes),
                 }
@@ -331,6 +337,8 @@ def describe(watch: Watch, tally: Tally) -> WatchCoverage:
     notes = []
     if watch.armed and not watch.enabled:
         notes.append("paused")
+    if watch.stopped:
+        notes.append(watch.stopped)
     if watch.unsure_threads:
         notes.append(
             f"{watch.unsure_threads} threads waited too long for CPU or disk while it was armed: others "

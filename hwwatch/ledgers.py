@@ -42,6 +42,7 @@ class _Figures:
     inferred: int
     late: int
     refused: int
+    dropped: int
 
 
 @dataclass
@@ -95,6 +96,7 @@ class Entry:
             int(table.inferred),
             int(table.late),
             int(table.refused),
+            int(table.dropped),
         )
         if final is None:
             return now
@@ -239,7 +241,15 @@ class Ledger:
             if waited > (_PATIENCE if lost > entry.lost and hits_on_their_way() else _IN_FLIGHT):
                 entry.lost = lost
             if lost <= entry.lost or entry.final or waited > patience:
-                return Tally(hits, hits + filtered + lost, lost, filtered, figures.late, figures.refused)
+                return Tally(
+                    hits,
+                    hits + filtered + lost,
+                    lost,
+                    filtered,
+                    figures.late,
+                    figures.refused,
+                    figures.dropped,
+                )
             time.sleep(0.001)
 
     def clear(self, keep: set[int]) -> None:

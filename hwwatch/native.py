@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -10,13 +11,20 @@ from typing import Any
 from hwwatch._core import ffi, lib
 from hwwatch.errors import HwwatchError, NoSlotError, NotSupported, PermissionRefused
 
-__all__ = ["arena", "check", "ffi", "lib", "open_core", "ring", "shared"]
+__all__ = ["arena", "check", "ffi", "lib", "open_core", "ring", "shared", "spill"]
 
 #: Room for hits, in slots of 128 bytes; a hit takes one, or two when many registers changed. The memory is
 #: reserved, not used: pages come to be as hits are written.
 CAPACITY = 1 << 21
 #: Bytes for call stacks and code objects, each stored once.
 ARENA_BYTES = 256 << 20
+
+#: What is done with a hit when that is full: 0 spill to a file, 1 drop it, 2 disarm the watch.
+ON_FULL = 0
+#: Bytes of disk that the file may take; no more than half of what is free when it is made.
+DISK_BYTES = 16 << 30
+#: Where the file is made; None: the roomiest of $XDG_RUNTIME_DIR and the folder for temporary files.
+FOLDER: str | None = None
 
 _lock = threading.Lock()
 _opened = False
@@ -31,9 +39,30 @@ def open_core() -> Any:
                 from hwwatch import interpreter
 
                 check(lib.hww_core_open(CAPACITY, ARENA_BYTES), "reserving memory for hits")
+                lib.hww_core_shared().on_full = ON_FULL
+                _open_spill()
                 interpreter.configure()
             _opened = True
     return lib.hww_core_shared()
+
+
+def _open_spill() -> None:
+    """Give the ring a private file to go on in; where there can be none, hits are dropped when it is full."""
+    import tempfile
+
+    folders = [FOLDER] if FOLDER is not None else [os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir()]
+    found = []
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            if folder:
+                system = os.statvfs(folder)
+                found.append((system.f_bavail * system.f_frsize // 2, folder))
+    for room, folder in sorted(found, reverse=True):
+        slots = 1 << (min(DISK_BYTES, room) // lib.HWW_SLOT).bit_length() >> 1
+        with contextlib.suppress(OSError), tempfile.TemporaryFile(prefix="hwwatch-", dir=folder) as file:
+            file.truncate(slots * lib.HWW_SLOT)
+            if lib.hww_spill_open(file.fileno(), slots) == 0:
+                return
 
 
 def shared() -> Any:
@@ -45,6 +74,12 @@ def shared() -> Any:
 def ring() -> memoryview:
     """All slots of the ring, live."""
     return memoryview(ffi.buffer(lib.hww_core_ring(), shared().capacity * lib.HWW_SLOT))
+
+
+def spill() -> memoryview:
+    """All slots of the spill file, live; empty where there is none."""
+    slots = shared().spill_slots
+    return memoryview(ffi.buffer(lib.hww_core_spill(), slots * lib.HWW_SLOT)) if slots else memoryview(b"")
 
 
 def arena() -> memoryview:

@@ -131,6 +131,7 @@ class Ring:
     def __init__(self) -> None:
         self._shared = native.open_core()
         self._slots: NDArray[np.void] = np.frombuffer(native.ring(), RECORD)
+        self._spilled: NDArray[np.void] = np.frombuffer(native.spill(), RECORD)
         self._stuck: tuple[int, float] = (-1, 0.0)
         self._torn: dict[int, int] = {}  # position → slots to step over
         self._checked = 0  # all before is committed or torn
@@ -148,15 +149,16 @@ class Ring:
             if at >= self._shared.head or not self._is_torn(at):
                 self._checked = at
                 return at
-            tag = int(self._slots["tag"][at % len(self._slots)])
+            tag = int(self._at(np.array([at]))["tag"][0])
             self._torn[at] = 2 if tag & lib.HWW_TAG_EXTENSION else 1
             at += self._torn[at]
 
     def _is_torn(self, position: int) -> bool:
         # Reserved and not finished: a writer in the middle of it, for a microsecond; or one that died.
-        tag = int(self._slots["tag"][position % len(self._slots)])
+        slot = self._at(np.array([position]))[0]
+        tag = int(slot["tag"])
         if tag >> lib.HWW_TAG_LAP_SHIFT == position // len(self._slots) and tag & lib.HWW_TAG_RESERVED:
-            pid = int(self._slots["pid"][position % len(self._slots)])
+            pid = int(slot["pid"])
             if pid and not os.path.exists(f"/proc/{pid}"):
                 return True
         now = time.monotonic()
@@ -165,23 +167,50 @@ class Ring:
             return False
         return now - self._stuck[1] > TORN_AFTER
 
+    def _spill(self) -> int:
+        # Ask after `head` only: what is behind an earlier head may be in the ring still.
+        return int(self._shared.spill) or 2**63
+
+    def _at(self, positions: NDArray[Any]) -> NDArray[np.void]:
+        """A copy of the slots at these positions."""
+        spill = self._spill()
+        out = self._slots[positions.astype(np.int64) % len(self._slots)]
+        behind = np.flatnonzero(positions >= spill)
+        if len(behind):
+            out[behind] = self._spilled[(positions[behind].astype(np.int64) - spill) % len(self._spilled)]
+        return out
+
+    def _between(self, start: int, end: int) -> NDArray[np.void]:
+        """A copy of the slots from one position to another."""
+        spill = min(max(self._spill(), start), end)
+        out = np.empty(end - start, RECORD)
+        for slots, first, at, last in (
+            (self._slots, 0, start, spill),
+            (self._spilled, self._spill(), spill, end),
+        ):
+            while at < last:
+                offset = (at - first) % len(slots)
+                count = min(last - at, len(slots) - offset)
+                out[at - start : at - start + count] = slots[offset : offset + count]
+                at += count
+        lib.hww_ring_unmap(start, end)
+        return out
+
     def read(self, start: int | None = None) -> Hits:
         """All complete hits from `start` on (default: all that are kept), copied out of the ring."""
         end = self.committed()
         start = max(self.start if start is None else start, self.start)
-        size = len(self._slots)
-        positions = np.arange(start, max(end, start), dtype=np.uint64)
-        first, count = start % size, len(positions)
-        if first + count <= size:
-            slots = self._slots[first : first + count].copy()
-        else:
-            slots = np.concatenate([self._slots[first:], self._slots[: (first + count) % size]])
-        lap = (positions // np.uint64(size)).astype(np.uint32) << np.uint32(lib.HWW_TAG_LAP_SHIFT)
+        end = max(end, start)
+        positions = np.arange(start, end, dtype=np.uint64)
+        slots = self._between(start, end)
+        lap = (positions // np.uint64(len(self._slots))).astype(np.uint32) << np.uint32(lib.HWW_TAG_LAP_SHIFT)
         heads = (slots["tag"] & ~np.uint32(lib.HWW_TAG_EXTENSION)) == (lap | np.uint32(_COMMITTED))
         rows = np.flatnonzero(heads)
-        records = slots[rows]
-        extended = np.flatnonzero(records["flags"] & lib.HWW_HIT_EXTENDED)
-        rest = slots[rows[extended] + 1].view(EXTENSION)
+        extended = rows[(slots["flags"][rows] & lib.HWW_HIT_EXTENDED) != 0]
+        rest = slots[extended + 1].view(EXTENSION)
+        records = slots[rows] if len(rows) < len(slots) else slots
+        del slots
+        extended = np.searchsorted(rows, extended)
         old = np.zeros((len(records), 4), np.uint64)
         new = np.zeros((len(records), 4), np.uint64)
         old[:, 0], new[:, 0] = records["old_bytes"], records["new_bytes"]
@@ -211,12 +240,11 @@ class Ring:
         inside = np.unique(wanted[wanted >= self.start])
         if not len(inside):
             return out
-        size = len(self._slots)
-        heads = self._slots[(inside % np.uint64(size)).astype(np.int64)]
-        rest = self._slots[((inside + np.uint64(1)) % np.uint64(size)).astype(np.int64)].view(EXTENSION)
+        heads = self._at(inside)
+        rest = self._at(inside + np.uint64(1)).view(EXTENSION)
         found = np.zeros(len(inside), _EXTENSION)
         found["position"], found["first"], found["rest"] = inside, heads["values"], rest["values"]
-        lap = (inside // np.uint64(size)).astype(np.uint32) << np.uint32(lib.HWW_TAG_LAP_SHIFT)
+        lap = (inside // np.uint64(len(self._slots))).astype(np.uint32) << np.uint32(lib.HWW_TAG_LAP_SHIFT)
         valid = heads["tag"] == lap | np.uint32(_COMMITTED | lib.HWW_TAG_EXTENSION)
         return np.concatenate([out, found[valid & (inside >= self.start)]])
 

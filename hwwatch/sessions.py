@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import os
 import time
+import warnings
 import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,7 @@ class Session:
         self._ledger = Ledger()
         self._delivery = Delivery()
         self._clock = clock_offset()
+        self._said_dropped = False
         _sessions.add(self)
 
     def __enter__(self) -> Session:
@@ -170,7 +172,7 @@ class Session:
         )
         self._ledger.ring()
         watch.backend = f"{backend.name} ({reason})"
-        watch._enabled = True
+        watch._enabled, watch.stopped = True, ""
         since = time.monotonic_ns()
         watch._armed = backend.arm(request)
         self._ledger.open(watch, backend, watch._armed, since)
@@ -184,6 +186,9 @@ class Session:
         armed = watch._armed
         if armed is None or self._backend_of(watch).alive(armed):
             return armed is not None
+        if native.shared().watches[armed.index].dropped and native.shared().on_full == lib.HWW_FULL_STOP:
+            watch.stopped = 'disarmed when memory for hits was full, as storage(on_full="stop") asks'
+            warnings.warn(f"{watch.name}: {watch.stopped}.", RuntimeWarning, stacklevel=2)
         self._disarm(watch)
         return False
 
@@ -329,8 +334,22 @@ class Session:
         with self._lock:
             watches = self._choose(which)
             hits, rows = self._ledger.attributed()
-            coverage = self.coverage().to_dict()
-            return build(hits, rows, watches, self._clock, coverage, stack=stack, registers=registers)
+            coverage = self.coverage()
+            self._say_dropped(coverage)
+            return build(
+                hits, rows, watches, self._clock, coverage.to_dict(), stack=stack, registers=registers
+            )
+
+    def _say_dropped(self, coverage: Coverage) -> None:
+        dropped = sum(watch.tally.dropped for watch in coverage.watches)
+        if dropped and not self._said_dropped:
+            self._said_dropped = True
+            warnings.warn(
+                f"{dropped} hits are lost for want of room; `hwwatch.clear()` makes some, "
+                "`hwwatch.storage(…)` sets how much there is.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
     def _choose(self, which: tuple[Watch | int | str, ...]) -> list[Watch]:
         # Watches that were let go still have hits, and may be asked for.

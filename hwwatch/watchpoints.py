@@ -70,6 +70,8 @@ class Watch:
         self._enabled = True
         self.kernel_note = ""
         self.last_test = ""
+        #: Why it was disarmed, unless somebody asked for it.
+        self.stopped = ""
         #: Exceptions that `on_hit` has raised, shown when they came.
         self.errors: list[BaseException] = []
 

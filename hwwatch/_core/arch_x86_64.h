@@ -21,6 +21,18 @@
 #define HWW_TRAP_BRKPT 1
 #define HWW_TRAP_HWBKPT 4
 
+/* Two neighbouring words at once, aligned to 16 bytes. */
+static inline int hww_arch_swap_pair(uint64_t *pair, uint64_t old0, uint64_t old1, uint64_t new0,
+                                     uint64_t new1)
+{
+    unsigned char done;
+    __asm__ volatile("lock cmpxchg16b %1\n\tsete %0"
+                     : "=q"(done), "+m"(*(uint64_t(*)[2])pair), "+a"(old0), "+d"(old1)
+                     : "b"(new0), "c"(new1)
+                     : "cc", "memory");
+    return done;
+}
+
 static inline int hww_arch_is_icebp(uint64_t pc)
 {
     return ((const unsigned char *)pc)[-1] == 0xf1;

@@ -190,7 +190,7 @@ struct hww_watch {
     uint64_t tickets;      /* [trap] hits that passed the condition: the limit counts these */
     uint64_t filtered;     /* [trap] hits left out: by the condition, as known writes, after the limit */
     uint64_t recorded;     /* [trap] records written */
-    uint64_t dropped;      /* [trap] hits for which the ring had no room */
+    uint64_t dropped;      /* [trap] hits for which there was no room */
     uint64_t late;         /* [trap] records flagged HWW_HIT_LATE */
     uint64_t refused;      /* [trap] hits flagged HWW_HIT_REFUSED */
     uint64_t inferred;     /* [trap] records with a bit in hit that no signal named */
@@ -206,11 +206,20 @@ struct hww_writer {
     uint64_t code; /* the 8 bytes before pc */
 };
 
+#define HWW_SPILL_CHUNK 8192 /* slots that get their disk space together: 1 MiB */
+
+/* What is done with a hit for which the ring has no room. */
+enum hww_on_full { HWW_FULL_SPILL, HWW_FULL_DROP, HWW_FULL_STOP };
+
 struct hww_shared {
     uint32_t protocol;
     uint32_t reserved;
     uint64_t capacity;    /* ring slots, a power of two */
-    uint64_t head;        /* [trap] next position to reserve */
+    uint64_t head;        /* [trap] next position to reserve; changes together with spill */
+    uint64_t spill;       /* [trap] position from which on records are in the spill file; 0: none are */
+    uint64_t spill_slots; /* [arm] room in the spill file, a power of two; 0: there is none */
+    uint64_t spill_ready; /* [trap] position up to which the spill file has its disk space */
+    uint64_t on_full;     /* [arm] enum hww_on_full */
     uint64_t tail;        /* [read] first position still in use */
     uint64_t arena_size;  /* bytes */
     uint64_t arena_used;  /* [trap] bytes */
@@ -298,10 +307,13 @@ int hww_core_open(uint64_t capacity, uint64_t arena_size);
 struct hww_shared *hww_core_shared(void);
 void *hww_core_ring(void);
 void *hww_core_arena(void);
+int hww_spill_open(int fd, uint64_t slots);
+void *hww_core_spill(void);
 
 /* record.c */
 uint64_t hww_ring_committed(uint64_t from);
 int hww_ring_release(uint64_t to);
+void hww_ring_unmap(uint64_t from, uint64_t to);
 
 /* frames.c */
 void hww_frames_configure(const struct hww_python *layout);

@@ -23,6 +23,7 @@ static_assert(sizeof(struct hww_extension) == HWW_SLOT, "an extension is one slo
 struct hww_region {
     struct hww_shared *shared;
     unsigned char *ring;  /* capacity slots */
+    unsigned char *spill; /* spill_slots slots, in a file */
     unsigned char *arena; /* arena_size bytes */
     uint32_t *index;      /* HWW_INDEX_SIZE arena ids, open addressing, 0: empty */
 };

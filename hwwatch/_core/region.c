@@ -43,6 +43,31 @@ int hww_core_open(uint64_t capacity, uint64_t arena_size)
     return 0;
 }
 
+/* Where records go when the ring is full; the caller closes `fd`. The file is sparse: disk space is taken as
+ * records come (record.c). */
+int hww_spill_open(int fd, uint64_t slots)
+{
+    if (!hww_region.shared)
+        return -ENXIO;
+    if (hww_region.spill)
+        return -EALREADY;
+    /* Not below the ring's size: a slot's lap tells its lives apart. */
+    if (hww_region.shared->capacity < HWW_SPILL_CHUNK || slots < hww_region.shared->capacity ||
+        (slots & (slots - 1)))
+        return -EINVAL;
+    void *base = mmap(NULL, slots * HWW_SLOT, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    if (base == MAP_FAILED)
+        return -errno;
+    hww_region.spill = base;
+    HWW_STORE(&hww_region.shared->spill_slots, slots);
+    return 0;
+}
+
+void *hww_core_spill(void)
+{
+    return hww_region.spill;
+}
+
 struct hww_shared *hww_core_shared(void)
 {
     return hww_region.shared;

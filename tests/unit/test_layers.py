@@ -18,7 +18,7 @@ LAYERS = (
     "errors cells",
     "types _core",
     "native",
-    "programs quiet records",
+    "programs quiet records storages",
     "safepoints",
     "targets",
     "code",
