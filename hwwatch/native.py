@@ -48,8 +48,13 @@ def open_core() -> Any:
 
 def _open_spill() -> None:
     """Give the ring a private file to go on in; where there can be none, hits are dropped when it is full."""
+    import resource
     import tempfile
 
+    most = DISK_BYTES
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit != resource.RLIM_INFINITY:  # to go beyond raises SIGXFSZ
+        most = min(most, limit)
     folders = [FOLDER] if FOLDER is not None else [os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir()]
     found = []
     for folder in folders:
@@ -58,11 +63,13 @@ def _open_spill() -> None:
                 system = os.statvfs(folder)
                 found.append((system.f_bavail * system.f_frsize // 2, folder))
     for room, folder in sorted(found, reverse=True):
-        slots = 1 << (min(DISK_BYTES, room) // lib.HWW_SLOT).bit_length() >> 1
+        slots = 1 << (min(most, room) // lib.HWW_SLOT).bit_length() >> 1
         with contextlib.suppress(OSError), tempfile.TemporaryFile(prefix="hwwatch-", dir=folder) as file:
-            file.truncate(slots * lib.HWW_SLOT)
-            if lib.hww_spill_open(file.fileno(), slots) == 0:
-                return
+            while slots >= shared().capacity:
+                file.truncate(slots * lib.HWW_SLOT)
+                if lib.hww_spill_open(file.fileno(), slots) == 0:
+                    return
+                slots >>= 1  # the address space may be limited, too
 
 
 def shared() -> Any:

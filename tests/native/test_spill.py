@@ -351,3 +351,25 @@ except hwwatch.HwwatchError as error:
     )
     assert "is set up with the first watch" in found
     assert "before it" in found
+
+
+@pytest.mark.parametrize(("limit", "disk"), [(64 << 20, 64 << 20), (2 << 20, 2 << 20), (100_000, 0)])
+def test_limited_size_of_files(in_child: Callable[..., Any], limit: int, disk: int) -> None:
+    """Going beyond RLIMIT_FSIZE would raise SIGXFSZ, which kills by default."""
+
+    def work(limit):
+        import resource
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        hwwatch.storage(capacity=8192)
+        value = np.zeros(1)
+        with hwwatch.watching(value) as watch:
+            for i in range(20_000):
+                value[0] = i
+        return hwwatch.storage().disk, watch.counted, watch.hits, watch.lost
+
+    found, counted, hits, lost = in_child(work, limit)
+    assert found == disk
+    assert (counted, hits + lost) == (20_000, 20_000)
+    assert (lost == 0) == (disk > 2 << 20)
