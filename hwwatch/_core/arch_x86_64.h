@@ -35,7 +35,7 @@ static inline int hww_arch_swap_pair(uint64_t *pair, uint64_t old0, uint64_t old
 
 static inline int hww_arch_is_icebp(uint64_t pc)
 {
-    return ((const unsigned char *)pc)[-1] == 0xf1;
+    return *(const unsigned char *)(pc - 1) == 0xf1;
 }
 
 static inline void hww_arch_moment(struct hww_moment *moment, const ucontext_t *context)
@@ -103,8 +103,8 @@ static inline void hww_arch_arguments(const ucontext_t *context, uint64_t out[8]
 /* An access by the kernel is reported when the system call returns: pc stands behind `syscall` (0f 05). */
 static inline int hww_arch_after_syscall(uint64_t pc)
 {
-    const unsigned char *code = (const unsigned char *)pc;
-    return code[-2] == 0x0f && code[-1] == 0x05;
+    const unsigned char *code = (const unsigned char *)(pc - 2);
+    return code[0] == 0x0f && code[1] == 0x05;
 }
 
 #endif
