@@ -255,20 +255,19 @@ def test_string_instructions_downwards(session: Any, library: ctypes.CDLL, name:
     assert (watch.lost, int(memory[base]), int(memory[base - 1])) == (0, 0x5A, 0)
 
 
-def test_watching_is_free_of_delay(session: Any, library: ctypes.CDLL) -> None:
-    """LLDB, delayed and undelayed starts: threads that hit at once, before anybody has looked at them."""
+def test_armed_while_threads_hit_and_end(session: Any, library: ctypes.CDLL) -> None:
+    """LLDB, concurrent events, with and without delay: what begins after arming is seen to its last hit."""
     for _ in range(10):
         number = np.zeros(1, np.int64)
         worker = threading.Thread(target=library.threads, args=(_at(number), 20, ctypes.c_long(200)))
         worker.start()
         with session.watching(number) as watch:
             worker.join()
-            seen = watch.hits
-        assert (watch.counted, watch.lost) == (seen, 0)
-        rows = watch.timeline()
-        assert len(rows) == seen
-        if seen:
-            assert rows.new.max() == number[0] == 4000
+            before = watch.counted
+            library.threads(_at(number), 20, ctypes.c_long(10))
+            assert watch.counted - before == 200
+        assert (watch.counted, watch.lost) == (watch.hits, 0)
+        assert watch.timeline().new.max() == number[0] == 4200
 
 
 def test_the_module_is_left_as_it_was() -> None:
