@@ -190,39 +190,13 @@ static void touch(void *address)
     __atomic_fetch_or((unsigned char *)address, 0, __ATOMIC_SEQ_CST);
 }
 
-/* What all events but the thread's own have counted. */
-static uint64_t others_counted(uint32_t watch, uint32_t piece, const struct hww_event *own)
-{
-    uint64_t sum = 0;
-    uint32_t count = HWW_LOAD(&hww_events[watch].count);
-    for (uint32_t i = 0; i < count; i++) {
-        const struct hww_event *event = hww_event_at((int)watch, i);
-        sum += event == own ? 0 : hww_event_count(HWW_LOAD(&event->fd[piece]));
-    }
-    return sum;
-}
-
-/* Touch the watched bytes, by an atomic or with 0, which changes nothing. An inherited event would count it
- * for the event that it was copied from; another thread's hit may look the same, but not every time. */
-static int may_have_inherited(struct hww_thread *self, const struct hww_event *event, uint32_t watch,
-                              uint32_t piece)
-{
-    void *address = (void *)hww_watch_at((int)watch)->pieces[piece].address;
-    for (int tries = 0; tries < 8; tries++) {
-        uint64_t before = others_counted(watch, piece, event);
-        hww_guarded(self, touch, address);
-        if (others_counted(watch, piece, event) == before)
-            return 0;
-    }
-    return 1;
-}
-
-/* Touch them once more with the thread's own event off. If that traps, inside the handler, the thread has
- * inherited, and its own event goes; all that this has counted was counted twice. */
+/* With the thread's own event off, touch the watched bytes (an atomic or with 0, which changes nothing). If
+ * that traps, inside the handler, it has inherited, and its own event goes; all that this has counted was
+ * counted twice. */
 static void settle_doubt(struct hww_thread *self, struct hww_event *event, uint32_t watch, uint32_t piece)
 {
     int fd = HWW_LOAD(&event->fd[piece]);
-    if (fd < 0 || !may_have_inherited(self, event, watch, piece))
+    if (fd < 0)
         return;
     struct hww_watch *entry = hww_watch_at((int)watch);
     self->nested = UINT32_MAX;
