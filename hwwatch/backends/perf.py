@@ -52,9 +52,13 @@ class PerfBackend:
         """
         with self._lock:
             check(lib.hww_trap_open(), "installing the SIGTRAP handler")
-            fired = check(
-                lib.hww_canary(CORE_MODE[mode], nbytes, int(kernel)), f"opening a {_WORDS[mode]} breakpoint"
-            )
+            for _ in range(3):  # a virtual machine may lose a trap's cause now and then
+                fired = check(
+                    lib.hww_canary(CORE_MODE[mode], nbytes, int(kernel)),
+                    f"opening a {_WORDS[mode]} breakpoint",
+                )
+                if fired:
+                    break
         if not fired:
             raise CanaryError(
                 f"a {_WORDS[mode]} breakpoint of {nbytes} bytes was accepted, but a test access on it raised "
