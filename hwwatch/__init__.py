@@ -11,7 +11,6 @@ matplotlib nor pandas.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from hwwatch.coverages import Coverage
     from hwwatch.diagnosis import Diagnosis
     from hwwatch.sessions import Session
-    from hwwatch.storages import Storage
+    from hwwatch.storages import storage
     from hwwatch.targets import Target
     from hwwatch.watchpoints import Watch
 
@@ -76,6 +75,7 @@ _LAZY = {
     "Watch": "hwwatch.watchpoints",
     "Coverage": "hwwatch.coverages",
     "Target": "hwwatch.targets",
+    "storage": "hwwatch.storages",
 }
 
 
@@ -266,44 +266,6 @@ def timeline(
 def clear(*, session: Session | None = None) -> None:
     """Forget all recorded hits; watches stay armed."""
     _session(session).clear()
-
-
-def storage(
-    on_full: str | None = None,
-    *,
-    capacity: int | None = None,
-    disk: int | None = None,
-    folder: str | os.PathLike[str] | None = None,
-) -> Storage:
-    """Tell how much room there is for hits, or set it, for all sessions and forked children.
-
-    Parameters
-    ----------
-    on_full : {"spill", "drop", "stop"}
-        What is done with a hit for which memory has no room: it goes to a file (default), is left out and
-        counted as lost, or that and its watch is disarmed. May be set at any time.
-    capacity : int
-        Records in memory, rounded up to a power of two from 8192 on (default 2097152, 128 bytes each); a hit
-        takes one, or two when many registers have changed. Before the first watch.
-    disk : int
-        Bytes that the file may take, rounded down to a power of two (default 16 GiB; never more than half of
-        what is free). What finds no room there either is counted as lost. Before the first watch.
-    folder : path
-        Where the file is; it has no name, and nobody else can open it. Default: the roomiest of
-        ``$XDG_RUNTIME_DIR`` and the folder for temporary files. Before the first watch.
-
-    Returns
-    -------
-    Storage
-
-    Raises
-    ------
-    HwwatchError
-        A value is none of these, or comes too late.
-    """
-    from hwwatch.storages import storage
-
-    return storage(on_full, capacity=capacity, disk=disk, folder=folder)
 
 
 def coverage(*, session: Session | None = None) -> Coverage:

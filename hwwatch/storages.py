@@ -49,7 +49,32 @@ def storage(
     disk: int | None = None,
     folder: str | os.PathLike[str] | None = None,
 ) -> Storage:
-    """Tell or set the room for hits; see `hwwatch.storage`."""
+    """Tell how much room there is for hits, or set it, for all sessions and forked children.
+
+    Parameters
+    ----------
+    on_full : {"spill", "drop", "stop"}
+        What is done with a hit for which memory has no room: it goes to a file (default), is left out and
+        counted as lost, or that and its watch is disarmed. May be set at any time.
+    capacity : int
+        Records in memory, rounded up to a power of two from 8192 on (default 2097152, 128 bytes each); a hit
+        takes one, or two when many registers have changed. Before the first watch.
+    disk : int
+        Bytes that the file may take, rounded down to a power of two (default 16 GiB; never more than half of
+        what is free). What finds no room there either is counted as lost. Before the first watch.
+    folder : path
+        Where the file is; it has no name, and nobody else can open it. Default: the roomiest of
+        ``$XDG_RUNTIME_DIR`` and the folder for temporary files. Before the first watch.
+
+    Returns
+    -------
+    Storage
+
+    Raises
+    ------
+    HwwatchError
+        A value is none of these, or comes too late.
+    """
     if on_full is not None and on_full not in ON_FULL:
         raise HwwatchError(f'on_full={on_full!r} is none of "spill", "drop", "stop".', slug="storage")
     fixed = {"capacity": capacity, "disk": disk, "folder": folder}

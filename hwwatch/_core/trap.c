@@ -2,8 +2,8 @@
  *
  * Runs on the thread that touched the watched bytes, perhaps inside malloc() or holding the GIL.
  *   1. No allocation, no locks, no stdio, no Python call, no reference count.
- *   2. Only these foreign functions: clock_gettime (vDSO); process_vm_readv, process_vm_writev, read, and at
- *      a limit ioctl and close (system calls); memcmp/memcpy (pure);
+ *   2. Only these foreign functions: clock_gettime (vDSO); process_vm_readv, process_vm_writev, read, madvise
+ *      for the spill file, and at a limit ioctl and close (system calls); memcmp/memcpy (pure);
  *      PyGILState_GetThisThreadState (a pthread_getspecific); sigaction and tgkill, to wake Python.
  *   3. errno is saved on entry and restored on exit.
  *   4. A trap inside a trap returns at once (thread-local flag); it is counted in hww_watch.nested.
