@@ -26,6 +26,8 @@ from hwwatch.targets.model import Leaf, Piece
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.int64]
 
+_NO_END = 2**63
+
 
 @dataclass(eq=False)
 class Life:
@@ -99,6 +101,8 @@ class Rows:
         By piece: kernel counts that the rows stand for, beyond what the handler had noted.
     records : int
         Records that the rows were made of.
+
+    The last three are about the records of the stretch that was asked for, without its margins.
     """
 
     life: Life
@@ -114,16 +118,23 @@ class Rows:
     correction: tuple[int, ...]
     records: int
 
+    def between(self, hits: Hits, start: int, end: int) -> Rows:
+        """The rows of records from one ring position to before another."""
+        positions = hits.positions[self.record]
+        keep = (positions >= np.uint64(start)) & (positions < np.uint64(end))
+        return self if keep.all() else self.only(keep)
+
     def since(self, hits: Hits, position: int) -> Rows:
         """The rows of records at or after a ring position."""
-        return self._only(hits.positions[self.record] >= np.uint64(position))
+        return self.only(hits.positions[self.record] >= np.uint64(position))
 
     def without(self, hits: Hits, tid: int, position: int) -> Rows:
         """The rows but for those of one thread before a ring position."""
         own = hits.records["tid"][self.record] == tid
-        return self._only(~(own & (hits.positions[self.record] < np.uint64(position))))
+        return self.only(~(own & (hits.positions[self.record] < np.uint64(position))))
 
-    def _only(self, keep: Bools) -> Rows:
+    def only(self, keep: Bools | Indices) -> Rows:
+        """Some of the rows, by mask or in the order of an index."""
         return replace(
             self,
             record=self.record[keep],
@@ -163,7 +174,9 @@ def split(hits: Hits, lives: Sequence[Life]) -> dict[Life, Indices]:
     return out
 
 
-def attribute(hits: Hits, rows: Indices, life: Life, sites: Sites) -> Rows:
+def attribute(
+    hits: Hits, rows: Indices, life: Life, sites: Sites, start: int = 0, end: int = _NO_END
+) -> Rows:
     """Timeline rows of one life.
 
     Parameters
@@ -174,7 +187,11 @@ def attribute(hits: Hits, rows: Indices, life: Life, sites: Sites) -> Rows:
     life : Life
     sites : Sites
         Decodes instructions, each once.
+    start, end : int
+        Ring positions of the stretch that counts; hits outside are its margins, which only help to read it.
     """
+    positions = hits.positions[rows]
+    within = (positions >= np.uint64(start)) & (positions < np.uint64(end))
     places, place = sites.of(hits, rows, life.pieces, life.mode == "x")
     records = hits.records[rows]
     inferred = (records["flags"] & lib.HWW_HIT_INFERRED) != 0
@@ -187,13 +204,13 @@ def attribute(hits: Hits, rows: Indices, life: Life, sites: Sites) -> Rows:
         if life.mode == "x":  # no bytes are watched; what stands there are arguments
             old, new = np.zeros_like(old), np.zeros_like(new)
     else:
-        chosen, leaf, sure, old, new = _touched(hits, rows, life, places, place, correction)
-        named = records["named"] != 0xFF
+        chosen, leaf, sure, old, new = _touched(hits, rows, life, places, place, within, correction)
+        named = (records["named"] != 0xFF) & within
         filtered = int(named.sum() - named[np.unique(chosen)].sum())
     access = access_of(hits, rows, life, places, place, chosen, leaf, old, new)
     if life.mode == "r":
         keep = access != "write"
-        filtered += int(len(keep) - keep.sum())
+        filtered += int((~keep & within[chosen]).sum())
         chosen, leaf, sure, access = chosen[keep], leaf[keep], sure[keep], access[keep]
         old, new = old[keep], new[keep]
     return Rows(
@@ -208,7 +225,7 @@ def attribute(hits: Hits, rows: Indices, life: Life, sites: Sites) -> Rows:
         access,
         filtered,
         tuple(correction),
-        len(rows),
+        int(within.sum()),
     )
 
 
@@ -279,7 +296,13 @@ def _inside(piece: Piece, leaves: Sequence[Leaf]) -> bool:
 
 
 def _touched(
-    hits: Hits, rows: Indices, life: Life, places: list[Place], place: Indices, correction: list[int]
+    hits: Hits,
+    rows: Indices,
+    life: Life,
+    places: list[Place],
+    place: Indices,
+    within: Bools,
+    correction: list[int],
 ) -> tuple[Indices, Indices, Bools, NDArray[np.uint8], NDArray[np.uint8]]:
     records = hits.records[rows]
     sizes = [leaf.dtype.itemsize for leaf in life.leaves]
@@ -308,12 +331,16 @@ def _touched(
     sure[vague] = (inside[named] & (in_piece[named].sum(axis=1) == 1))[:, None]
 
     # A change outside the instruction's reach is another thread's: its own record gets the old value.
-    for row, leaf in np.argwhere(changed & ~touched & known[:, None]):
-        later = np.flatnonzero(touched[row + 1 :, leaf])
-        if len(later):
-            old[row + 1 + later[0], leaf] = old[row, leaf]
+    for leaf in range(len(sizes)):
+        foreign = np.flatnonzero(changed[:, leaf] & ~touched[:, leaf] & known)
+        own = np.flatnonzero(touched[:, leaf])
+        following = np.searchsorted(own, foreign)
+        for row, number in zip(foreign.tolist(), following.tolist(), strict=True):
+            if number < len(own):
+                old[own[number], leaf] = old[row, leaf]
 
     hit = (records["hit"][:, None] >> np.arange(len(life.pieces)) & 1).astype(np.int64)
+    known &= within
     difference = pieces[known].astype(np.int64).sum(axis=0) - hit[known].sum(axis=0)
     for number, value in enumerate(difference.tolist()):
         correction[number] = value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +23,7 @@ def prepare(deliver: Callable[[], list[Any]], *, rows: bool = False) -> None:
         Python cannot be prepared for it from this thread, or no signal is free.
     """
     # Imported now: at a safe point the program may be amid an import of the same modules.
-    import hwwatch.attribution
-    import hwwatch.code.sites
-    import hwwatch.overlaps
+    import hwwatch.stretches
 
     if rows:
         import hwwatch.timelines  # noqa: F401
@@ -66,24 +64,29 @@ class Delivery:
         self._end = 0  # ring position up to which all have been told
         self._own_until = 0  # up to here, hits of the main thread were made by the calls
 
-    def collect(self, ledger: Ledger, watches: Iterable[Watch], clock: int) -> Batch:
+    def collect(self, ledger: Ledger, watches: Sequence[Watch], clock: int) -> Batch:
         """The hits since the last time, those left out that the calls themselves have made."""
-        hits, parts = ledger.attributed(self._end)
-        self._end = ledger.end(hits, self._end)
         told = {watch.id: watch._told for watch in watches}
-        parts = [part.since(hits, told.get(part.life.watch, 0)) for part in parts]
         # Hits that callbacks made are recorded, not delivered: else it could go on for ever.
-        parts = [part.without(hits, threading.get_native_id(), self._own_until) for part in parts]
-        hit = {part.life.watch for part in parts if len(part.record)}
-        waiting = [watch for watch in watches if watch.on_hit is not None and watch.id in hit]
-        called = {watch.name: watch for watch in waiting if watch.on_hit != "break"}
-        calls = []
-        if called:
-            from hwwatch.timelines import build
+        own, own_until = threading.get_native_id(), self._own_until
+        hit: set[int] = set()
+        calls: list[tuple[Watch, Any]] = []
+        for stretch in ledger.stretches(self._end):
+            hits = stretch.hits
+            parts = [
+                part.since(hits, told.get(part.life.watch, 0)).without(hits, own, own_until)
+                for part in stretch.parts
+            ]
+            here = {part.life.watch for part in parts if len(part.record)}
+            called = {watch.name: watch for watch in watches if watch.id in here and callable(watch.on_hit)}
+            if called:
+                from hwwatch.timelines import build
 
-            frame = build(hits, parts, list(called.values()), clock, {})
-            calls = [(called[str(row.watch)], row) for row in frame.itertuples(index=False, name="Hit")]
-        return Batch(calls, [watch for watch in waiting if watch.on_hit == "break"])
+                frame = build(hits, parts, list(called.values()), clock)
+                calls += [(called[str(row.watch)], row) for row in frame.itertuples(index=False, name="Hit")]
+            hit |= here
+            self._end = stretch.end
+        return Batch(calls, [watch for watch in watches if watch.on_hit == "break" and watch.id in hit])
 
     def called(self, ledger: Ledger) -> None:
         """Note that a batch's calls have been made; if there were hits meanwhile, ask for another."""

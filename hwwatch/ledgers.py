@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from hwwatch.types import Armed, Backend
 if TYPE_CHECKING:
     from hwwatch.attribution import Life, Rows
     from hwwatch.code.sites import Sites
-    from hwwatch.records import Hits
+    from hwwatch.stretches import Stretch, Sum, Sums
     from hwwatch.watchpoints import Watch
 
 _LATER = 2**63 - 1  # ns on CLOCK_MONOTONIC
@@ -120,6 +120,7 @@ class Ledger:
         self.entries: list[Entry] = []
         self._ring: Ring | None = None
         self._sites: Sites | None = None
+        self._known: Sums | None = None  # of the lives as they are
         self.start = 0  # ring position of the first record that is kept
 
     def ring(self) -> Ring:
@@ -139,6 +140,7 @@ class Ledger:
         life = _life(watch, armed, since, initial, armed.request.settings)
         life.unsure.append((since, time.monotonic_ns()))
         self.entries.append(Entry(watch, backend, armed, [life]))
+        self._known = None
 
     def change(self, watch: Watch, armed: Armed) -> None:
         """Note that an armed watch has a new mode."""
@@ -154,18 +156,12 @@ class Ledger:
         life = _life(watch, armed, now, initial, before.settings[-1][1])
         life.unsure = [(now, end) for _, end in before.unsure if end == _LATER]
         entry.lives.append(life)
+        self._known = None
 
     def configure(self, watch: Watch, settings: Any) -> None:
         """Note that an armed watch has new settings."""
         self._open_entry(watch).lives[-1].settings.append((time.monotonic_ns(), settings))
-
-    @staticmethod
-    def end(hits: Hits, start: int) -> int:
-        """Ring position behind the last of these hits."""
-        if not len(hits):
-            return start
-        extended = hits.records["flags"][-1] & lib.HWW_HIT_EXTENDED
-        return int(hits.positions[-1]) + (2 if extended else 1)
+        self._doubt()
 
     def enable(self, watch: Watch, on: bool, since: int) -> None:
         """Note that an armed watch was paused or goes on; `since` is a time before that."""
@@ -174,6 +170,7 @@ class Ledger:
             life.unsure.append((since, _LATER))
         elif life.unsure and life.unsure[-1][1] == _LATER:
             life.unsure[-1] = (life.unsure[-1][0], time.monotonic_ns())
+        self._doubt()
 
     def close(self, watch: Watch, since: int) -> None:
         """Note that a watch was disarmed, and all its hits have come in; `since` is a time before that."""
@@ -181,30 +178,96 @@ class Ledger:
         entry.lives[-1].until = time.monotonic_ns()
         entry.lives[-1].unsure.append((since, _LATER))
         entry.final = entry.figures()
+        self._doubt()
+
+    def _doubt(self) -> None:
+        """What is known of unnamed hits may be otherwise now."""
+        if self._known is not None and self._known.values is not None:
+            self._known = None
 
     def _open_entry(self, watch: Watch) -> Entry:
         return next(entry for entry in reversed(self.entries) if entry.watch is watch)
 
-    def attributed(self, start: int | None = None) -> tuple[Hits, list[Rows]]:
-        """Hits from a ring position on (default: all that are kept), and the rows of each life."""
-        from hwwatch.attribution import attribute, split
+    def stretches(self, start: int | None = None) -> Iterator[Stretch]:
+        """The hits from a ring position on (default: all that are kept), stretch by stretch.
+
+        Hits that no signal named are not among the rows; see `completed`.
+        """
+        from hwwatch.stretches import walk
+
+        ring, sites = self.ring(), self._decoder()
+        start = self.start if start is None else max(start, self.start)
+        for stretch in walk(ring, sites, self._lives(), start, ring.committed(), first=start):
+            self._learn_writers(stretch.parts)
+            yield stretch
+
+    def completed(self) -> Iterator[Stretch]:
+        """All hits that are kept, stretch by stretch, with those that no signal named."""
+        from hwwatch.stretches import choices, initial_values, walk
+
+        ring, sites, first = self.ring(), self._decoder(), self.start
+        end = ring.committed()
+        missing = self._missing()
+        if not self._unnamed_wanted(missing):
+            for stretch in walk(ring, sites, self._lives(), first, end, first=first):
+                self._learn_writers(stretch.parts)
+                yield stretch
+            return
+        sums = self._sums(end, unnamed=True)
+        chosen = choices(sums, missing)
+        values = initial_values(sums.lives)
+        for stretch in walk(ring, sites, sums.lives, first, end, first=first, values=values):
+            yield stretch.complete(chosen)
+
+    def present(self) -> list[Life]:
+        """The lives that have rows."""
+        return [life for life, total in self._totals(self.ring().committed()).items() if total.rows]
+
+    def _lives(self) -> list[Life]:
+        return [life for entry in self.entries for life in entry.lives]
+
+    def _missing(self) -> list[list[int]]:
+        """By life and piece, counts without a record; lives of one arming share a list.
+
+        To be asked for after the end of the records that are looked at: never more is missing than that.
+        """
+        missing = {id(entry): entry.missing() for entry in self.entries}
+        return [missing[id(entry)] for entry in self.entries for _ in entry.lives]
+
+    def _unnamed_wanted(self, missing: list[list[int]]) -> bool:
+        return len(self.entries) > 1 and any(any(left) for left in missing)
+
+    def _decoder(self) -> Sites:
         from hwwatch.code.sites import Sites
-        from hwwatch.overlaps import add_unnamed
 
         if self._sites is None:
             self._sites = Sites()
-        hits = self.ring().read(self.start if start is None else max(start, self.start))
-        lives = [(entry, life) for entry in self.entries for life in entry.lives]
-        mine = split(hits, [life for _, life in lives])
-        parts = [attribute(hits, mine[life], life, self._sites) for _, life in lives]
-        self._learn_writers(parts)
-        if len(self.entries) > 1 and start is None:
-            missing = {id(entry): entry.missing(_correction(parts, entry)) for entry in self.entries}
-            parts = add_unnamed(hits, parts, [missing[id(entry)] for entry, _ in lives])
-        return hits, parts
+        return self._sites
+
+    def _sums(self, end: int, *, unnamed: bool) -> Sums:
+        """Sums over all that is kept up to a ring position; those of earlier questions are built upon."""
+        from hwwatch.stretches import Sums
+
+        known = self._known
+        if known is None or (unnamed and known.values is None):
+            known = self._known = Sums.begin(self._lives(), self.start, unnamed=unnamed)
+        return known.upto(self.ring(), self._decoder(), end, self._learn_writers)
+
+    def _totals(self, end: int) -> dict[Life, Sum]:
+        """By life, what its rows up to a ring position add up to, with the unnamed hits that are taken."""
+        from hwwatch.stretches import choices
+
+        missing = self._missing()
+        unnamed = self._unnamed_wanted(missing)
+        sums = self._sums(end, unnamed=unnamed)
+        chosen = choices(sums, missing) if unnamed else [None] * len(sums.lives)
+        return {
+            life: total.with_unnamed(surely)
+            for life, total, surely in zip(sums.lives, sums.by_life, chosen, strict=True)
+        }
 
     @staticmethod
-    def _learn_writers(parts: list[Rows]) -> None:
+    def _learn_writers(parts: Sequence[Rows]) -> None:
         """Tell the handler which instructions only write: watches for reads pass them over from now on."""
         for part in parts:
             if part.life.mode == "r" and part.life.until is None:
@@ -232,10 +295,10 @@ class Ledger:
             if entry.plain and not figures.inferred and alone:
                 hits = figures.recorded - entry.released
             else:
-                rows = [part for part in self.attributed()[1] if part.life in entry.lives]
-                hits = sum(len(part.record) for part in rows)
-                filtered += sum(part.filtered for part in rows)
-                correction = _correction(rows, entry)
+                totals = self._totals(self.ring().committed())
+                hits = sum(totals[life].rows for life in entry.lives)
+                filtered += sum(totals[life].filtered for life in entry.lives)
+                correction = _correction(totals, entry)
             lost = sum(max(0, value) for value in entry.missing(correction))
             waited = time.monotonic() - begun
             if waited > (_PATIENCE if lost > entry.lost and hits_on_their_way() else _IN_FLIGHT):
@@ -262,10 +325,10 @@ class Ledger:
             lost if entry.final else min(lost, entry.lost)
             for entry, lost in zip(self.entries, tallies, strict=True)
         ]
-        hits, parts = self.attributed()
+        end = self.ring().committed()
+        totals = self._totals(end)
         for entry, left in zip(self.entries, certain, strict=True):
-            rows = [part for part in parts if part.life in entry.lives]
-            correction = _correction(rows, entry)
+            correction = _correction(totals, entry)
             before = entry.explained_before or (0,) * len(correction)
             explained = []
             for old, missing, added in zip(before, entry.missing(correction), correction, strict=True):
@@ -275,14 +338,15 @@ class Ledger:
             entry.explained_before = tuple(explained)
             entry.filtered_before = entry.figures().filtered
             entry.lost = 0
-            entry.released += sum(part.records for part in rows)
-            for part in rows:
-                if len(part.record):
-                    part.life.initial = hits.new[part.record[-1]].tobytes()
+            entry.released += sum(totals[life].records for life in entry.lives)
+            for life in entry.lives:
+                last = totals[life].last
+                if last is not None:
+                    life.initial = last
             entry.lives = [life for life in entry.lives if life.until is None] or entry.lives[-1:]
             for life in entry.lives:
                 life.unsure = [span for span in life.unsure if span[1] == _LATER]
-        self.start = self.end(hits, self.start)
+        self.start, self._known = end, None
         self.entries = [entry for entry in self.entries if entry.final is None or entry.watch.id in keep]
 
     def release(self, position: int) -> None:
@@ -325,10 +389,7 @@ def _life(watch: Watch, armed: Armed, since: int, initial: bytes, settings: Any)
     )
 
 
-def _correction(parts: Sequence[Rows], entry: Entry) -> tuple[int, ...]:
+def _correction(totals: Mapping[Life, Sum], entry: Entry) -> tuple[int, ...]:
     """By piece: what the decoded instructions add to the handler's account."""
-    total = (0,) * len(entry.lives[0].pieces)
-    for part in parts:
-        if part.life in entry.lives:
-            total = tuple(a + b for a, b in zip(total, part.correction, strict=True))
-    return total
+    columns = zip(*(totals[life].correction for life in entry.lives), strict=True)
+    return tuple(sum(column) for column in columns)

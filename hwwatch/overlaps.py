@@ -8,78 +8,163 @@ watch, the watch was armed, it has no record of that trap, and its count says th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwwatch.attribution import Indices, Life, Rows, access_of, covered
+from hwwatch.attribution import Bools, Indices, Life, Rows, access_of, covered
 from hwwatch.native import lib
 from hwwatch.records import Hits
 from hwwatch.targets.model import Leaf
 
+#: Bytes of each leaf of a life, from the left: (leaves, 32) uint8.
+Values = NDArray[np.uint8]
 
-def add_unnamed(
-    hits: Hits,
-    parts: Sequence[Rows],
-    missing: Sequence[list[int]],
-) -> list[Rows]:
-    """`parts` with the hits that no signal named and no change gave away.
+
+@dataclass(frozen=True)
+class Unnamed:
+    """Hits of one life that no signal named and no change gave away, as far as decoding tells.
+
+    Attributes
+    ----------
+    rows : Rows
+        One a leaf, old and new the same; the counters in it are 0.
+    on : (m,) bool
+        By row: the watch was surely on then, neither being armed nor paused.
+    traps : (t,) int64
+        The records of other lives that tell of them, one for each trap.
+    traps_on : (t,) bool
+    pieces : (t, pieces) bool
+        Which pieces each trap reached.
+    left_out : (t,) int64
+        Rows that each would have, left out by a condition or as writes of a watch for reads.
+    """
+
+    rows: Rows
+    on: Bools
+    traps: Indices
+    traps_on: Bools
+    pieces: NDArray[np.bool_]
+    left_out: NDArray[np.int64]
+
+    def extra(self, *, surely: bool) -> Extra:
+        """What taking all of them, or those that surely were, would add."""
+        rows = self.on if surely else np.ones(len(self.on), np.bool_)
+        traps = self.traps_on if surely else np.ones(len(self.traps), np.bool_)
+        counts = self.pieces[traps].sum(axis=0)
+        return Extra(int(rows.sum()), int(self.left_out[traps].sum()), tuple(counts.tolist()))
+
+    def between(self, hits: Hits, start: int, end: int) -> Unnamed:
+        """Those of traps from one ring position to before another."""
+        inside = [
+            (hits.positions[record] >= np.uint64(start)) & (hits.positions[record] < np.uint64(end))
+            for record in (self.rows.record, self.traps)
+        ]
+        return Unnamed(
+            self.rows.only(inside[0]),
+            self.on[inside[0]],
+            self.traps[inside[1]],
+            self.traps_on[inside[1]],
+            self.pieces[inside[1]],
+            self.left_out[inside[1]],
+        )
+
+
+class Extra(NamedTuple):
+    """What unnamed hits add to a tally: rows, hits left out, and counts by piece."""
+
+    rows: int
+    filtered: int
+    counts: tuple[int, ...]
+
+
+NO_EXTRA = Extra(0, 0, ())
+
+
+def can_be_found(life: Life) -> bool:
+    """Whether its unnamed hits can be: not of code, nor with a condition that asks for the number of hits."""
+    return life.mode != "x" and not any(
+        settings.operations[i].code == lib.HWW_OP_HITS
+        for _, settings in life.settings
+        for i in range(settings.noperations)
+    )
+
+
+def find_unnamed(hits: Hits, parts: Sequence[Rows], number: int, before: Values) -> Unnamed | None:
+    """The unnamed hits of one life; None where there are none.
 
     Parameters
     ----------
     hits : Hits
     parts : sequence of Rows
         One for each life.
-    missing : by life, by piece
-        Counts for which there is no record; lives of one arming share a list. Never more than these are
-        added, and each that is comes off. A condition that was in force is asked now; but not one on `hits`,
-        whose number only the handler could tell.
+    number : int
+        Whose are looked for.
+    before : (leaves, 32) uint8
+        Values before the first of its rows. A condition that was in force is asked now.
     """
-    out = list(parts)
-    for number, part in enumerate(parts):
-        life = part.life
-        if life.mode == "x" or _counts_hits(life) or not any(value > 0 for value in missing[number]):
-            continue
-        candidates = [_reaching(hits, other, part) for other in parts if other is not part]
-        found = [item for item in candidates if len(item[0])]
-        if not found:
-            continue
-        record = np.concatenate([item[0] for item in found])
-        leaves = np.concatenate([item[1] for item in found])
-        pieces = np.concatenate([item[2] for item in found])
-        source = np.repeat(np.arange(len(found)), [len(item[0]) for item in found])
-        # A trap with records of several other watches is one trap.
-        traps = np.stack(
-            [hits.records["time"][record], hits.records["tid"][record].astype(np.uint64)], axis=1
-        )
-        _, once = np.unique(traps, axis=0, return_index=True)
-        record, leaves, pieces, source = record[once], leaves[once], pieces[once], source[once]
-        counts = pieces.sum(axis=0)
-        if (counts > np.maximum(missing[number], 0)).any():
-            # More than the CPU counted: without those of moments when the watch may have been off.
-            on = _surely_on(hits, record, life)
-            record, leaves, pieces, source = record[on], leaves[on], pieces[on], source[on]
-            counts = pieces.sum(axis=0)
-        if not len(record) or (counts > np.maximum(missing[number], 0)).any():
-            continue  # the reach was an upper bound (a masked store)
-        missing[number][:] = [left - int(count) for left, count in zip(missing[number], counts, strict=True)]
-        others = [item[3] for item in found]
-        out[number] = _with(hits, part, record, leaves, source, others, counts)
-    return out
+    part = parts[number]
+    candidates = [_reaching(hits, other, part) for other in parts if other is not part and len(other.record)]
+    found = [item for item in candidates if len(item.record)]
+    if not found:
+        return None
+    record = np.concatenate([item.record for item in found])
+    leaves = np.concatenate([item.leaves for item in found])
+    pieces = np.concatenate([item.pieces for item in found])
+    source = np.repeat(np.arange(len(found)), [len(item.record) for item in found])
+    # A trap with records of several other watches is one trap.
+    traps = np.stack([hits.records["time"][record], hits.records["tid"][record].astype(np.uint64)], axis=1)
+    _, once = np.unique(traps, axis=0, return_index=True)
+    record, leaves, pieces, source = record[once], leaves[once], pieces[once], source[once]
+    return _made(hits, part, record, leaves, pieces, source, [item.other for item in found], before)
 
 
-def _surely_on(hits: Hits, record: Indices, life: Life) -> NDArray[np.bool_]:
-    times = hits.records["time"][record]
-    out = np.ones(len(record), np.bool_)
-    for since, until in life.unsure:
-        out &= (times < np.uint64(since)) | (times > np.uint64(until))
-    return out
+def choose(missing: Sequence[int], every: Extra, sure: Extra) -> Extra | None:
+    """Which of a life's unnamed hits are taken: all, those that surely were, or None of them.
+
+    Never more than the CPU counted beyond the records, by piece: where all are more, those of moments when
+    the watch may have been off are left out; where these are more still, the reach was an upper bound (a
+    masked store), and none is taken.
+    """
+    for extra in (every, sure):
+        fits = all(count <= max(left, 0) for count, left in zip(extra.counts, missing, strict=True))
+        if fits:
+            return extra if any(extra.counts) else None
+    return None
 
 
-def _reaching(
-    hits: Hits, other: Rows, part: Rows
-) -> tuple[Indices, NDArray[np.bool_], NDArray[np.bool_], Rows]:
+def with_unnamed(part: Rows, unnamed: Unnamed, *, surely: bool) -> Rows:
+    """`part` and the rows of its unnamed hits, in order; `surely` leaves those of unsure moments out."""
+    added = unnamed.rows.only(unnamed.on) if surely else unnamed.rows
+    extra = unnamed.extra(surely=surely)
+    both = replace(
+        part,
+        record=np.concatenate([part.record, added.record]),
+        leaf=np.concatenate([part.leaf, added.leaf]),
+        sure=np.concatenate([part.sure, added.sure]),
+        old=np.concatenate([part.old, added.old]),
+        new=np.concatenate([part.new, added.new]),
+        places=part.places + added.places,
+        place=np.concatenate([part.place, added.place + len(part.places)]),
+        access=np.concatenate([part.access, added.access]),
+        filtered=part.filtered + extra.filtered,
+        correction=tuple(a + b for a, b in zip(part.correction, extra.counts, strict=True)),
+    )
+    return both.only(np.lexsort((both.leaf, both.record)))
+
+
+class _Reached(NamedTuple):
+    """Records of another life whose instruction reached the bytes of this one."""
+
+    record: Indices
+    leaves: NDArray[np.bool_]
+    pieces: NDArray[np.bool_]
+    other: Rows
+
+
+def _reaching(hits: Hits, other: Rows, part: Rows) -> _Reached:
     """Records of `other` whose instruction reached `part`'s bytes, which has no record of that trap."""
     record, first = np.unique(other.record, return_index=True)
     place = other.place[first]
@@ -90,7 +175,7 @@ def _reaching(
     if part.life.until is not None:
         known &= times <= np.uint64(part.life.until)
     known &= ~np.isin(_trap_keys(hits, record), _trap_keys(hits, part.record))
-    return record[known], leaves[known], pieces[known], other
+    return _Reached(record[known], leaves[known], pieces[known], other)
 
 
 def _trap_keys(hits: Hits, record: Indices) -> NDArray[np.uint64]:
@@ -99,109 +184,111 @@ def _trap_keys(hits: Hits, record: Indices) -> NDArray[np.uint64]:
     return np.asarray(hits.records["time"][record] ^ mixed)
 
 
-def _with(
+def _surely_on(hits: Hits, record: Indices, life: Life) -> NDArray[np.bool_]:
+    times = hits.records["time"][record]
+    out = np.ones(len(record), np.bool_)
+    for since, until in life.unsure:
+        out &= (times < np.uint64(since)) | (times > np.uint64(until))
+    return out
+
+
+def _made(
     hits: Hits,
     part: Rows,
     record: Indices,
     leaves: NDArray[np.bool_],
+    pieces: NDArray[np.bool_],
     source: Indices,
     others: list[Rows],
-    counts: NDArray[np.int64],
-) -> Rows:
-    """`part` and a row for each leaf that the added records touched; old and new are the same.
-
-    Writes under a watch for reads are left out, as they are where a signal named it.
-    """
-    passes = _passing(hits, part, record)
+    before: Values,
+) -> Unnamed:
+    """Rows for each leaf that these traps touched; writes under a watch for reads are left out."""
+    life = part.life
+    passes = _passing(hits, part, record, before)
     which, leaf = np.nonzero(leaves & passes[:, None])
     values = np.zeros((len(which), 32), np.uint8)
-    for i, (row, number) in enumerate(zip(which.tolist(), leaf.tolist(), strict=True)):
-        found = part.life.leaves[number]
-        value = _value_seen(hits, others[source[row]].life, int(record[row]), found)
-        if value is None:
-            value = _value_before(hits, part, number, int(record[row]))
-        values[i, : found.dtype.itemsize] = value[: found.dtype.itemsize]
-    first = np.cumsum([len(part.places)] + [len(other.places) for other in others])
+    for number, item in enumerate(life.leaves):
+        mine = np.flatnonzero(leaf == number)
+        values[mine] = values_before(hits, part, number, record[which[mine]], before[number])
+        for index, other in enumerate(others):
+            theirs = mine[source[which[mine]] == index]
+            seen = _values_seen(hits, other.life, record[which[theirs]], item)
+            if seen is not None:
+                values[theirs] = seen
+    first = np.cumsum([0] + [len(other.places) for other in others])
     place = np.zeros(len(record), np.int64)
-    for row in range(len(record)):
-        other = others[source[row]]
-        place[row] = first[source[row]] + other.place[np.searchsorted(other.record, record[row])]
-    places = part.places + [found for other in others for found in other.places]
-    access = access_of(hits, record, part.life, places, place, which, leaf, values, values)
-    keep = access != "write" if part.life.mode == "r" else np.ones(len(which), np.bool_)
-    filtered = part.filtered + int(len(keep) - keep.sum()) + int((~passes).sum())
+    for number, other in enumerate(others):
+        mine = np.flatnonzero(source == number)
+        place[mine] = first[number] + other.place[np.searchsorted(other.record, record[mine])]
+    places = [found for other in others for found in other.places]
+    access = access_of(hits, record, life, places, place, which, leaf, values, values)
+    keep = access != "write" if life.mode == "r" else np.ones(len(which), np.bool_)
+    left_out = (~passes).astype(np.int64) + np.bincount(which[~keep], minlength=len(record))
     which, leaf, values, access = which[keep], leaf[keep], values[keep], access[keep]
-    everything = replace(
-        part,
-        record=np.concatenate([part.record, record[which]]),
-        leaf=np.concatenate([part.leaf, leaf.astype(np.int64)]),
-        sure=np.concatenate([part.sure, np.ones(len(which), np.bool_)]),
-        old=np.concatenate([part.old, values]),
-        new=np.concatenate([part.new, values]),
-        places=places,
-        place=np.concatenate([part.place, place[which]]),
-        access=np.concatenate([part.access, access]),
-        filtered=filtered,
-        correction=tuple(a + b for a, b in zip(part.correction, counts.tolist(), strict=True)),
+    on = _surely_on(hits, record, life)
+    rows = Rows(
+        life,
+        record[which],
+        leaf.astype(np.int64),
+        np.ones(len(which), np.bool_),
+        values,
+        values,
+        places,
+        place[which],
+        access,
+        0,
+        (0,) * len(life.pieces),
+        0,
     )
-    order = np.lexsort((everything.leaf, everything.record))
-    return replace(
-        everything,
-        record=everything.record[order],
-        leaf=everything.leaf[order],
-        sure=everything.sure[order],
-        old=everything.old[order],
-        new=everything.new[order],
-        place=everything.place[order],
-        access=everything.access[order],
-    )
+    return Unnamed(rows, on[which], record, on, pieces, left_out)
 
 
-def _counts_hits(life: Life) -> bool:
-    """Whether one of its conditions asks for the number of hits."""
-    return any(
-        settings.operations[i].code == lib.HWW_OP_HITS
-        for _, settings in life.settings
-        for i in range(settings.noperations)
-    )
-
-
-def _passing(hits: Hits, part: Rows, record: Indices) -> NDArray[np.bool_]:
+def _passing(hits: Hits, part: Rows, record: Indices, before: Values) -> NDArray[np.bool_]:
     """Which records pass the condition that was in force, with all values as they were before."""
     life = part.life
     out = np.ones(len(record), np.bool_)
+    if not any(settings.noperations for _, settings in life.settings):
+        return out
+    snapshots = np.zeros((len(record), lib.HWW_SNAPSHOT), np.uint8)
+    for number, (offset, leaf) in enumerate(zip(life.offsets, life.leaves, strict=True)):
+        size = leaf.dtype.itemsize
+        values = values_before(hits, part, number, record, before[number])
+        snapshots[:, offset : offset + size] = values[:, :size]
     begins = np.array([since for since, _ in life.settings], np.uint64)
-    for i, row in enumerate(record.tolist()):
-        at = int(np.searchsorted(begins, hits.records["time"][row], "right")) - 1
-        settings = life.settings[max(at, 0)][1]
-        if not settings.noperations:
-            continue
-        snapshot = bytearray(lib.HWW_SNAPSHOT)
-        for number, (offset, leaf) in enumerate(zip(life.offsets, life.leaves, strict=True)):
-            size = leaf.dtype.itemsize
-            snapshot[offset : offset + size] = _value_before(hits, part, number, row)[:size].tobytes()
-        given = bytes(snapshot)
-        out[i] = lib.hww_condition_true(settings, given, given, 0, int(hits.records["tid"][row]))
+    force = np.maximum(np.searchsorted(begins, hits.records["time"][record], "right") - 1, 0)
+    tids = hits.records["tid"][record]
+    for i in range(len(record)):
+        settings = life.settings[force[i]][1]
+        if settings.noperations:
+            given = snapshots[i].tobytes()
+            out[i] = lib.hww_condition_true(settings, given, given, 0, int(tids[i]))
     return out
 
 
-def _value_seen(hits: Hits, other: Life, record: int, leaf: Leaf) -> NDArray[np.uint8] | None:
-    """A leaf's bytes as another watch's record has them, if that watches them too."""
+def _values_seen(hits: Hits, other: Life, record: Indices, leaf: Leaf) -> Values | None:
+    """A leaf's bytes as another watch's records have them, if that watches them too."""
     size, at = leaf.dtype.itemsize, 0
     for piece in other.pieces:
         offset = leaf.address - piece.address
         if 0 <= offset <= piece.nbytes - size:
-            return np.asarray(hits.old[record, at + offset : at + offset + size])
+            out = np.zeros((len(record), 32), np.uint8)
+            out[:, :size] = hits.old[record, at + offset : at + offset + size]
+            return out
         at += piece.nbytes
     return None
 
 
-def _value_before(hits: Hits, part: Rows, leaf: int, record: int) -> NDArray[np.uint8]:
-    """A leaf's bytes just before a record: what its last row left, else what it was when armed."""
-    earlier = np.flatnonzero((part.leaf == leaf) & (part.record < record))
-    if len(earlier):
-        last = earlier[-1]
-        skipped = hits.records["action"][part.record[last]] == lib.HWW_SKIPPED
-        return np.asarray(part.old[last] if skipped else part.new[last])
-    initial = np.frombuffer(part.life.initial.ljust(32, b"\0"), np.uint8)
-    return initial[part.life.offsets[leaf] :]
+def values_before(hits: Hits, part: Rows, leaf: int, record: Indices, before: NDArray[np.uint8]) -> Values:
+    """A leaf's bytes just before each of some records: what its last row left, else `before`."""
+    own = np.flatnonzero(part.leaf == leaf)
+    at = np.searchsorted(part.record[own], record) - 1  # the last that is earlier
+    out = np.broadcast_to(before, (len(record), 32)).copy()
+    some = np.flatnonzero(at >= 0)
+    out[some] = left_behind(hits, part, own[at[some]])
+    return out
+
+
+def left_behind(hits: Hits, part: Rows, rows: Indices) -> Values:
+    """The bytes that stood there after some rows."""
+    skipped = hits.records["action"][part.record[rows]] == lib.HWW_SKIPPED
+    return np.where(skipped[:, None], part.old[rows], part.new[rows])

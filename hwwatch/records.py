@@ -196,9 +196,9 @@ class Ring:
         lib.hww_ring_unmap(start, end)
         return out
 
-    def read(self, start: int | None = None) -> Hits:
-        """All complete hits from `start` on (default: all that are kept), copied out of the ring."""
-        end = self.committed()
+    def read(self, start: int | None = None, end: int | None = None) -> Hits:
+        """Complete hits from `start` (default: all that are kept) to before `end`, copied out of the ring."""
+        end = self.committed() if end is None else min(end, self.committed())
         start = max(self.start if start is None else start, self.start)
         end = max(end, start)
         positions = np.arange(start, end, dtype=np.uint64)
@@ -206,6 +206,8 @@ class Ring:
         lap = (positions // np.uint64(len(self._slots))).astype(np.uint32) << np.uint32(lib.HWW_TAG_LAP_SHIFT)
         heads = (slots["tag"] & ~np.uint32(lib.HWW_TAG_EXTENSION)) == (lap | np.uint32(_COMMITTED))
         rows = np.flatnonzero(heads)
+        if len(rows) and rows[-1] == len(slots) - 1 and slots["flags"][-1] & lib.HWW_HIT_EXTENDED:
+            rows = rows[:-1]  # its second half lies behind `end`
         extended = rows[(slots["flags"][rows] & lib.HWW_HIT_EXTENDED) != 0]
         rest = slots[extended + 1].view(EXTENSION)
         records = slots[rows] if len(rows) < len(slots) else slots

@@ -329,16 +329,63 @@ class Session:
         self, *which: Watch | int | str, stack: bool = False, registers: bool = False
     ) -> pd.DataFrame:
         """All hits, or those of some watches, as a DataFrame; see `hwwatch.timeline`."""
-        from hwwatch.timelines import build
+        from hwwatch.columns import join
+        from hwwatch.progress import track
+        from hwwatch.timelines import Builder, attributes, frame_of
 
         with self._lock:
-            watches = self._choose(which)
-            hits, rows = self._ledger.attributed()
+            builder = Builder(self._choose(which), self._clock, stack=stack, registers=registers)
+            ring = self._ledger.ring()
+            made, torn = [builder.columns(ring.read(0, 0), [])], 0
+            for stretch in track(self._ledger.completed(), ring.committed() - self._ledger.start, "timeline"):
+                made.append(builder.columns(stretch.hits, stretch.parts))
+                torn = stretch.hits.torn
+            frame = frame_of(join(made))
             coverage = self.coverage()
             self._say_dropped(coverage)
-            return build(
-                hits, rows, watches, self._clock, coverage.to_dict(), stack=stack, registers=registers
+            frame.attrs["hwwatch"] = attributes(coverage.to_dict(), torn)
+            return frame
+
+    def frames(
+        self, *which: Watch | int | str, stack: bool = False, registers: bool = False
+    ) -> Iterator[pd.DataFrame]:
+        """The timeline as consecutive pieces, for more hits than memory has room for.
+
+        Yields
+        ------
+        DataFrame
+            Some ten thousand rows each, at least one piece; columns and dtypes of all are equal, but
+            for categories, to which later pieces may add. Only the first has `attrs`.
+
+        Raises
+        ------
+        HwwatchError
+            The hits were cleared meanwhile.
+        """
+        from hwwatch.timelines import Builder, attributes, frame_of
+
+        with self._lock:
+            ledger = self._ledger
+            start, present = ledger.ring() and ledger.start, ledger.present()
+            builder = Builder(
+                self._choose(which), self._clock, stack=stack, registers=registers, present=present
             )
+            stretches = ledger.completed()
+            coverage = self.coverage()
+            self._say_dropped(coverage)
+            first = frame_of(builder.columns(ledger.ring().read(0, 0), []))
+            first.attrs["hwwatch"] = attributes(coverage.to_dict(), 0)
+        yield first
+        while True:
+            with self._lock:
+                if ledger.start != start:
+                    raise HwwatchError("the hits were cleared while they were being read.", slug="cleared")
+                stretch = next(stretches, None)
+                if stretch is None:
+                    return
+                frame = frame_of(builder.columns(stretch.hits, stretch.parts))
+            if len(frame):
+                yield frame
 
     def _say_dropped(self, coverage: Coverage) -> None:
         dropped = sum(watch.tally.dropped for watch in coverage.watches)

@@ -11,9 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import hwwatch
-from hwwatch.attribution import Rows
+from hwwatch.attribution import Life, Rows
 from hwwatch.code.arguments import columns
 from hwwatch.code.source import Frame, Source, cell_log, current_cells
+from hwwatch.columns import Columns, category, decode, is_wide, nullable, objects, one_category
 from hwwatch.coverages import thread_names
 from hwwatch.native import lib
 from hwwatch.records import Hits
@@ -35,116 +36,140 @@ COLUMNS = (
 _NO_FRAME = Frame("", "", None, None)
 
 
-def build(
-    hits: Hits,
-    parts: Sequence[Rows],
-    watches: Sequence[Watch],
-    clock: int,
-    coverage: dict[str, Any],
-    *,
-    stack: bool = False,
-    registers: bool = False,
-) -> pd.DataFrame:
-    """The timeline of some watches.
+class Builder:
+    """Makes the columns of one timeline, one stretch of hits after the other.
 
     Parameters
     ----------
-    hits : Hits
-    parts : sequence of Rows
-        Rows of each arming in the session; `seq` numbers all of them, in order of recording.
     watches : sequence of Watch
         Those whose rows are wanted.
     clock : int
         Nanoseconds from CLOCK_MONOTONIC to UTC.
-    coverage : dict
-        Goes into ``attrs["hwwatch"]``.
     stack, registers : bool
         Add the column ``stack`` (tuple of "function (file:line)", innermost first), the columns
         ``rax`` … ``r15``, ``rflags`` (uint64; 0 where unknown).
+    present : sequence of Life, optional
+        Those that will have rows. With it all stretches have the same columns and dtypes, but for categories,
+        which only grow.
     """
-    record = np.concatenate([part.record for part in parts]) if parts else np.zeros(0, np.int64)
-    owner = np.repeat(np.arange(len(parts)), [len(part.record) for part in parts])
-    leaf = np.concatenate([part.leaf for part in parts]) if parts else record
-    order = np.lexsort((leaf, owner, record))
-    wanted = {watch.id for watch in watches}
-    chosen = np.array([part.life.watch in wanted for part in parts], np.bool_)
-    seq = np.flatnonzero(chosen[owner[order]]) if len(parts) else record
-    order = order[seq]
-    table = _Table(hits, parts, watches, record[order], owner[order], leaf[order], order)
-    columns: dict[str, Any] = {
-        "time": table.time(clock),
-        "watch": table.watch(),
-        "access": table.access(),
-        **table.values(),
-        "element": table.element(),
-        **table.piece(),
-        "pc": table.records["pc"].astype(np.uint64),
-        **table.machine(),
-        **table.python(),
-        **table.identity(),
-        "origin": _category(
-            ((table.records["flags"] & lib.HWW_HIT_KERNEL) != 0).astype(np.int64), ORIGINS, ORIGINS
-        ),
-        "action": _category(table.records["action"].astype(np.int64), ACTIONS, ACTIONS),
-        "exact": (table.records["flags"] & lib.HWW_HIT_LATE) == 0,
-    }
-    ordered = {name: columns[name] for name in COLUMNS}
-    ordered |= table.arguments()
-    if stack:
-        ordered["stack"] = table.stacks()
-    if registers:
-        values = hits.registers(table.record)
-        ordered |= {name: values[:, i] for i, name in enumerate(REGISTERS)}
-        ordered["rflags"] = table.records["eflags"].astype(np.uint64)
-    index = pd.Index(seq, name="seq", dtype="int64")
+
+    def __init__(
+        self,
+        watches: Sequence[Watch],
+        clock: int,
+        *,
+        stack: bool = False,
+        registers: bool = False,
+        present: Sequence[Life] | None = None,
+    ) -> None:
+        self.watches, self.clock = watches, clock
+        self.stack, self.registers = stack, registers
+        self.wanted = {watch.id for watch in watches}
+        self.source = Source()
+        self.threads = thread_names()
+        self.cells = current_cells()
+        self.present = present and [life for life in present if life.watch in self.wanted]
+        self.seen = 0  # rows so far, of all watches
+        self._labels: dict[str, dict[Any, int]] = {}
+
+    def columns(self, hits: Hits, parts: Sequence[Rows]) -> Columns:
+        """The columns of the next rows, and ``seq``.
+
+        Parameters
+        ----------
+        hits : Hits
+        parts : sequence of Rows
+            Rows of each arming in the session; `seq` numbers all of them, in order of recording.
+        """
+        record = np.concatenate([part.record for part in parts]) if parts else np.zeros(0, np.int64)
+        owner = np.repeat(np.arange(len(parts)), [len(part.record) for part in parts])
+        leaf = np.concatenate([part.leaf for part in parts]) if parts else record
+        order = np.lexsort((leaf, owner, record))
+        chosen = np.array([part.life.watch in self.wanted for part in parts], np.bool_)
+        seq = np.flatnonzero(chosen[owner[order]]) if len(parts) else record
+        order = order[seq]
+        table = _Table(self, hits, parts, record[order], owner[order], leaf[order], order)
+        columns: Columns = {
+            "time": table.time(self.clock),
+            "watch": table.watch(),
+            "access": table.access(),
+            **table.values(),
+            "element": table.element(),
+            **table.piece(),
+            "pc": table.records["pc"].astype(np.uint64),
+            **table.machine(),
+            **table.python(),
+            **table.identity(),
+            "origin": category(
+                ((table.records["flags"] & lib.HWW_HIT_KERNEL) != 0).astype(np.int64), ORIGINS, ORIGINS
+            ),
+            "action": category(table.records["action"].astype(np.int64), ACTIONS, ACTIONS),
+            "exact": (table.records["flags"] & lib.HWW_HIT_LATE) == 0,
+        }
+        ordered = {"seq": seq + self.seen} | {name: columns[name] for name in COLUMNS}
+        self.seen += len(record)
+        ordered |= table.arguments()
+        if self.stack:
+            ordered["stack"] = table.stacks()
+        if self.registers:
+            values = hits.registers(table.record)
+            ordered |= {name: values[:, i] for i, name in enumerate(REGISTERS)}
+            ordered["rflags"] = table.records["eflags"].astype(np.uint64)
+        return ordered if self.present is None else self._alike(ordered)
+
+    def _alike(self, columns: Columns) -> Columns:
+        """The columns with categories of all stretches so far."""
+        out = columns.copy()
+        for name, column in columns.items():
+            if isinstance(column, pd.Categorical):
+                out[name] = one_category([column], self._labels.setdefault(name, {}))
+        return out
+
+
+def build(hits: Hits, parts: Sequence[Rows], watches: Sequence[Watch], clock: int) -> pd.DataFrame:
+    """A timeline of one stretch of hits, without `attrs`."""
+    return frame_of(Builder(watches, clock).columns(hits, parts))
+
+
+def frame_of(columns: Columns) -> pd.DataFrame:
+    """The DataFrame of some columns; ``seq`` becomes its index."""
+    index = pd.Index(columns["seq"], name="seq", dtype="int64")
+    ordered = {name: column for name, column in columns.items() if name != "seq"}
     for name, column in ordered.items():
         if isinstance(column, np.ndarray) and column.dtype == object:
             # pandas 3 would make a column of its own str dtype where all happen to be text
             ordered[name] = pd.Series(column, index, dtype=object)
-    frame = pd.DataFrame(ordered, index=index, copy=False)
-    frame.attrs["hwwatch"] = {
+    return pd.DataFrame(ordered, index=index, copy=False)
+
+
+def attributes(coverage: dict[str, Any], torn: int) -> dict[str, Any]:
+    """What a timeline's ``attrs["hwwatch"]`` says."""
+    return {
         "coverage": coverage,
         "lost": coverage.get("lost", 0),
-        "torn": hits.torn,
+        "torn": torn,
         "versions": {"hwwatch": hwwatch.__version__, "numpy": np.__version__, "pandas": pd.__version__},
     }
-    return frame
-
-
-def _category(
-    codes: NDArray[Any], labels: Sequence[str], every: Sequence[str] | None = None
-) -> pd.Categorical:
-    """Categorical of `labels[codes]`; code -1 is missing. Equal labels share one category."""
-    distinct = list(every) if every is not None else list(dict.fromkeys(labels))
-    number = {label: i for i, label in enumerate(distinct)}
-    renumber = np.array([number[label] for label in labels] + [-1], np.int64)
-    return pd.Categorical.from_codes(
-        renumber[codes], categories=pd.Index(distinct, dtype="object" if not distinct else None)
-    )
-
-
-def _nullable(values: NDArray[np.int64], missing: NDArray[np.bool_]) -> Any:
-    return pd.arrays.IntegerArray(np.where(missing, 0, values).astype(np.int64), missing.copy())
 
 
 class _Table:
-    """The rows of one timeline, in order; each method makes columns."""
+    """The rows of one stretch, in order; each method makes columns."""
 
     def __init__(
         self,
+        builder: Builder,
         hits: Hits,
         parts: Sequence[Rows],
-        watches: Sequence[Watch],
         record: NDArray[np.int64],
         owner: NDArray[np.int64],
         leaf: NDArray[np.int64],
         order: NDArray[np.int64],
     ) -> None:
-        self.hits, self.parts, self.watches = hits, parts, watches
+        self.builder, self.hits, self.parts, self.watches = builder, hits, parts, builder.watches
         self.record, self.owner, self.leaf, self.order = record, owner, leaf, order
         self.records = hits.records[record]
         self.mine = [np.flatnonzero(owner == number) for number in range(len(parts))]
-        self._source = Source()
+        self._source = builder.source
 
     def __len__(self) -> int:
         return len(self.record)
@@ -162,13 +187,13 @@ class _Table:
     def watch(self) -> pd.Categorical:
         names = {watch.id: watch.name for watch in self.watches}
         labels = [names.get(part.life.watch, str(part.life.watch)) for part in self.parts]
-        return _category(self.owner, labels)
+        return category(self.owner, labels)
 
     def access(self) -> pd.Categorical:
         number = {label: i for i, label in enumerate(ACCESSES)}
         every = self._joined(lambda part: part.access, np.zeros(0, object))
         codes = np.fromiter((number[item] for item in every), np.int64, len(every))
-        return _category(codes, ACCESSES, ACCESSES)
+        return category(codes, ACCESSES, ACCESSES)
 
     def values(self) -> dict[str, Any]:
         old = self._joined(lambda part: part.old, np.zeros((0, 32), np.uint8))
@@ -177,30 +202,36 @@ class _Table:
         out: dict[str, Any] = {}
         for name, raw in (("old", old), ("new", new)):
             if dtype is not None:
-                out[name] = _decode(raw, dtype)
+                out[name] = decode(raw, dtype)
                 continue
             column = np.empty(len(self), object)
             for number, part in enumerate(self.parts):
                 for i, leaf in enumerate(part.life.leaves):
                     rows = self.mine[number][self.leaf[self.mine[number]] == i]
                     if part.life.mode != "x" and len(rows):
-                        column[rows] = _objects(raw[rows], leaf.dtype)
+                        column[rows] = objects(raw[rows], leaf.dtype)
             out[name] = column
         out["changed"] = (old != new).any(axis=1)
         return out
 
     def _common_dtype(self) -> np.dtype[Any] | None:
         """The dtype of all values, where a pandas column can hold it."""
-        present = [part for number, part in enumerate(self.parts) if len(self.mine[number])]
-        dtypes = {leaf.dtype for part in present for leaf in part.life.leaves if part.life.mode != "x"}
-        if any(part.life.mode == "x" for part in present):
+        present = self._present()
+        dtypes = {leaf.dtype for life in present for leaf in life.leaves if life.mode != "x"}
+        if any(life.mode == "x" for life in present):
             return None
         if not present:
             dtypes = {leaf.dtype for watch in self.watches for leaf in watch.target.leaves}
             if any(watch.mode == "x" for watch in self.watches):
                 return None
         dtype = dtypes.pop() if len(dtypes) == 1 else None
-        return dtype if dtype is not None and dtype.kind in "biufcmM" and not _is_wide(dtype) else None
+        return dtype if dtype is not None and dtype.kind in "biufcmM" and not is_wide(dtype) else None
+
+    def _present(self) -> Sequence[Life]:
+        """The lives that have rows; in the whole timeline, where that is known."""
+        if self.builder.present is not None:
+            return self.builder.present
+        return [part.life for number, part in enumerate(self.parts) if len(self.mine[number])]
 
     def element(self) -> NDArray[np.object_]:
         sure = self._joined(lambda part: part.sure, np.zeros(0, np.bool_))
@@ -236,10 +267,10 @@ class _Table:
         confidence = np.array([CONFIDENCES.index(p.site.confidence) for p in places] + [3], np.int64)[codes]
         confidence[late] = CONFIDENCES.index("none")  # delivered late: the pc is not the access's
         return {
-            "instruction": _category(codes, [p.site.text for p in places]),
-            "confidence": _category(confidence, CONFIDENCES, CONFIDENCES),
-            "symbol": _category(codes, [p.symbol.name for p in places]),
-            "module": _category(codes, [p.symbol.module for p in places]),
+            "instruction": category(codes, [p.site.text for p in places]),
+            "confidence": category(confidence, CONFIDENCES, CONFIDENCES),
+            "symbol": category(codes, [p.symbol.name for p in places]),
+            "module": category(codes, [p.symbol.module for p in places]),
         }
 
     def python(self) -> dict[str, Any]:
@@ -253,11 +284,11 @@ class _Table:
 
         def numbers(values: list[int | None]) -> Any:
             array = np.array([-1 if value is None else value for value in values] + [-1], np.int64)
-            return _nullable(array[codes], (array[codes] < 0) | absent)
+            return nullable(array[codes], (array[codes] < 0) | absent)
 
         return {
-            "function": _category(named, [frame.function for frame in frames]),
-            "file": _category(named, [frame.file for frame in frames]),
+            "function": category(named, [frame.function for frame in frames]),
+            "file": category(named, [frame.file for frame in frames]),
             "line": numbers([frame.line for frame in frames]),
             "column": numbers([frame.column for frame in frames]),
             "cell": self._cells(frames, codes, absent),
@@ -267,7 +298,7 @@ class _Table:
         """The cell of each row's line; one that was run again had another number then."""
         numbers = np.full(len(codes), -1, np.int64)
         times = self.records["time"]
-        known = current_cells()
+        known = self.builder.cells
         for i, frame in enumerate(frames):
             if frame.file not in known:
                 continue
@@ -278,12 +309,21 @@ class _Table:
             for row in rows.tolist():
                 number = cell_log.number(frame.file, int(times[row]))
                 numbers[row] = -1 if number is None else number
-        return _nullable(numbers, (numbers < 0) | absent)
+        return nullable(numbers, (numbers < 0) | absent)
 
     def arguments(self) -> dict[str, Any]:
         """Columns ``arg0`` … for execute watches: what the function was called with; else none."""
         owners = {watch.id: watch.target.owner for watch in self.watches}
+        none = np.zeros((0, lib.HWW_REGISTERS), np.uint64), np.zeros((0, 8), np.float64)
+        kinds: dict[str, list[np.dtype[Any]]] = {}
+        present = self._present()
+        for life in present:
+            for name, column in columns(owners.get(life.watch), *none) if life.mode == "x" else ():
+                kinds.setdefault(name, []).append(column.dtype)
         out: dict[str, Any] = {}
+        for name, found in kinds.items():
+            typed = len(found) == len(present) and len(set(found)) == 1
+            out[name] = np.zeros(len(self), found[0]) if typed else np.full(len(self), None, object)
         for number, part in enumerate(self.parts):
             rows = self.mine[number]
             if part.life.mode != "x" or not len(rows):
@@ -291,18 +331,11 @@ class _Table:
             taken = self.record[rows]
             low = np.ascontiguousarray(self.hits.old[taken]).view(np.float64)
             high = np.ascontiguousarray(self.hits.new[taken]).view(np.float64)
-            found = columns(
+            found_here = columns(
                 owners.get(part.life.watch), self.hits.registers(taken), np.concatenate([low, high], axis=1)
             )
-            for name, values in found:
-                if len(rows) == len(self) and name not in out:
-                    out[name] = values
-                    continue
-                if name not in out or out[name].dtype != object:
-                    out[name] = (
-                        np.full(len(self), None, object) if name not in out else out[name].astype(object)
-                    )
-                out[name][rows] = values.tolist()
+            for name, values in found_here:
+                out[name][rows] = values if out[name].dtype != object else values.tolist()
         return out
 
     def stacks(self) -> NDArray[np.object_]:
@@ -319,38 +352,14 @@ class _Table:
         """Thread, tid, pid."""
         tids, codes = np.unique(self.records["tid"], return_inverse=True)
         pids = self.records["pid"]
-        names = thread_names()
+        names = self.builder.threads
         here = os.getpid()
         labels = []
         for i, tid in enumerate(tids.tolist()):
             pid = int(pids[np.argmax(codes == i)])
             labels.append(names.get(tid, f"thread {tid}") if pid == here else f"process {pid}")
         return {
-            "thread": _category(codes.astype(np.int64), labels),
+            "thread": category(codes.astype(np.int64), labels),
             "tid": self.records["tid"].astype(np.int64),
             "pid": pids.astype(np.int64),
         }
-
-
-def _is_wide(dtype: np.dtype[Any]) -> bool:
-    # long double and complex long double: pandas has no columns of them
-    return dtype in (np.float16, np.longdouble, np.clongdouble)
-
-
-def _decode(raw: NDArray[np.uint8], dtype: np.dtype[Any]) -> Any:
-    """(n, 32) bytes → (n,) values of a plain dtype in native byte order."""
-    values = np.ascontiguousarray(raw[:, : dtype.itemsize]).view(dtype).reshape(len(raw))
-    if dtype.kind == "b":
-        values = raw[:, 0] != 0  # a byte other than 0 and 1 is still true
-    if dtype.kind in "mM" and np.datetime_data(dtype)[0] not in ("s", "ms", "us", "ns"):
-        unit = "M8[s]" if dtype.kind == "M" else "m8[s]"  # coarser units have no pandas column
-        return values.astype(unit) if np.datetime_data(dtype)[0] != "generic" else values.astype("i8")
-    return values.astype(dtype.newbyteorder("="))
-
-
-def _objects(raw: NDArray[np.uint8], dtype: np.dtype[Any]) -> list[Any]:
-    """(n, 32) bytes → n Python or NumPy scalars."""
-    if dtype.kind == "V" and dtype.names is None:
-        return [bytes(row) for row in raw[:, : dtype.itemsize]]
-    values = np.ascontiguousarray(raw[:, : dtype.itemsize]).view(dtype).reshape(len(raw))
-    return list(values)

@@ -440,7 +440,7 @@ uint64_t hww_trap_cookie(uint32_t watch, uint32_t piece)
 /* A scripted hit for tests without hardware: everything but the CPU's part. */
 int hww_trap_simulate(uint64_t cookie, uint32_t flags, uint64_t pc, const uint64_t registers[16])
 {
-
+    sigset_t mask;
     union {
         siginfo_t info;
         char bytes[128];
@@ -454,6 +454,9 @@ int hww_trap_simulate(uint64_t cookie, uint32_t flags, uint64_t pc, const uint64
     memcpy(signal.bytes + HWW_SIGINFO_DATA, &cookie, sizeof cookie);
     memcpy(signal.bytes + HWW_SIGINFO_FLAGS, &flags, sizeof flags);
     hww_arch_context(&context, pc, registers);
+    /* A guarded fault leaves its handler by a jump; a real trap's return would give the mask back. */
+    pthread_sigmask(SIG_SETMASK, NULL, &mask);
     on_trap(SIGTRAP, &signal.info, &context);
+    pthread_sigmask(SIG_SETMASK, &mask, NULL);
     return 0;
 }

@@ -75,7 +75,7 @@ def test_split_by_life(fake_session: Any, fake: Any) -> None:
     watches = [fake_session.watch(array[i : i + 1]) for i in range(3)]
     for i in (0, 1, 0, 2, 0):
         fake.store(array[i:].ctypes.data, np.float64(i + 1).tobytes())
-    hits, parts = fake_session._ledger.attributed()
+    ((_, hits, parts),) = [(s, s.hits, s.parts) for s in fake_session._ledger.stretches()]
     lives = [part.life for part in parts]
     rows = split(hits, lives)
     assert [rows[life].tolist() for life in lives] == [[0, 2, 4], [1], [3]]

@@ -1,0 +1,96 @@
+"""Columns: arrays of a timeline before they are a DataFrame, made of codes and raw bytes, and joined."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+#: Columns by name, in order; each an array.
+Columns = dict[str, Any]
+
+
+def category(
+    codes: NDArray[Any], labels: Sequence[str], every: Sequence[str] | None = None
+) -> pd.Categorical:
+    """Categorical of `labels[codes]`; code -1 is missing. Equal labels share one category."""
+    distinct = list(every) if every is not None else list(dict.fromkeys(labels))
+    number = {label: i for i, label in enumerate(distinct)}
+    renumber = np.array([number[label] for label in labels] + [-1], np.int64)
+    return pd.Categorical.from_codes(
+        renumber[codes], categories=pd.Index(distinct, dtype="object" if not distinct else None)
+    )
+
+
+def nullable(values: NDArray[np.int64], missing: NDArray[np.bool_]) -> Any:
+    return pd.arrays.IntegerArray(np.where(missing, 0, values).astype(np.int64), missing.copy())
+
+
+def is_wide(dtype: np.dtype[Any]) -> bool:
+    # long double and complex long double: pandas has no columns of them
+    return dtype in (np.float16, np.longdouble, np.clongdouble)
+
+
+def decode(raw: NDArray[np.uint8], dtype: np.dtype[Any]) -> Any:
+    """(n, 32) bytes → (n,) values of a plain dtype in native byte order."""
+    values = np.ascontiguousarray(raw[:, : dtype.itemsize]).view(dtype).reshape(len(raw))
+    if dtype.kind == "b":
+        values = raw[:, 0] != 0  # a byte other than 0 and 1 is still true
+    if dtype.kind in "mM" and np.datetime_data(dtype)[0] not in ("s", "ms", "us", "ns"):
+        unit = "M8[s]" if dtype.kind == "M" else "m8[s]"  # coarser units have no pandas column
+        return values.astype(unit) if np.datetime_data(dtype)[0] != "generic" else values.astype("i8")
+    return values.astype(dtype.newbyteorder("="))
+
+
+def objects(raw: NDArray[np.uint8], dtype: np.dtype[Any]) -> list[Any]:
+    """(n, 32) bytes → n Python or NumPy scalars."""
+    if dtype.kind == "V" and dtype.names is None:
+        return [bytes(row) for row in raw[:, : dtype.itemsize]]
+    values = np.ascontiguousarray(raw[:, : dtype.itemsize]).view(dtype).reshape(len(raw))
+    return list(values)
+
+
+def join(stretches: list[Columns]) -> Columns:
+    """The columns of consecutive stretches as one; `stretches` is emptied on the way, column by column."""
+    names = list(dict.fromkeys(name for columns in stretches for name in columns))
+    lengths = [len(columns["seq"]) for columns in stretches]
+    out: Columns = {}
+    for name in names:
+        pieces = [columns.pop(name, None) for columns in stretches]
+        out[name] = _joined(
+            [(piece, n) for piece, n in zip(pieces, lengths, strict=True) if n] or [(pieces[0], 0)]
+        )
+    stretches.clear()
+    return out
+
+
+def _joined(pieces: list[tuple[Any, int]]) -> Any:
+    """One column of several, each with its length; None stands for a stretch that lacks it."""
+    columns = [column for column, _ in pieces]
+    first = columns[0]
+    if len(columns) == 1 and first is not None:
+        return first
+    if all(isinstance(column, pd.Categorical) for column in columns):
+        return one_category(columns)
+    if all(column is not None and column.dtype == first.dtype for column in columns):
+        if isinstance(first, np.ndarray):
+            return np.concatenate(columns)
+        return pd.concat([pd.Series(column) for column in columns], ignore_index=True).array
+    out = np.empty(sum(length for _, length in pieces), object)
+    at = 0
+    for column, length in pieces:
+        out[at : at + length] = None if column is None else list(column)
+        at += length
+    return out
+
+
+def one_category(pieces: Sequence[pd.Categorical], number: dict[Any, int] | None = None) -> pd.Categorical:
+    number = {} if number is None else number
+    codes = []
+    for piece in pieces:
+        here = [number.setdefault(label, len(number)) for label in piece.categories]
+        codes.append(np.array([*here, -1], np.int64)[piece.codes])
+    return category(np.concatenate(codes), list(number), list(number))
