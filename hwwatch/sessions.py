@@ -37,6 +37,7 @@ from hwwatch.watchpoints import Watch
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 _UNCHANGED: Any = object()
 
@@ -339,6 +340,12 @@ class Session:
             return build(
                 hits, rows, watches, self._clock, coverage.to_dict(), stack=stack, registers=registers
             )
+
+    def plot(self, *which: Watch | int | str, **options: Any) -> Axes:
+        """Draw all hits, or those of some watches; see `hwwatch.plot`."""
+        frame: Any = self.timeline(*which)
+        axes: Axes = frame.hwwatch.plot(**options)
+        return axes
 
     def _say_dropped(self, coverage: Coverage) -> None:
         dropped = sum(watch.tally.dropped for watch in coverage.watches)
