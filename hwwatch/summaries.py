@@ -48,9 +48,14 @@ def numbered(frame: pd.DataFrame, keys: Sequence[str]) -> NDArray[np.int64]:
     groups = np.zeros(len(frame), np.int64)
     for key in keys:
         if key in frame.columns:
-            codes, distinct = pd.factorize(frame[key])
+            codes, distinct = pd.factorize(_plain(frame[key]))
             groups = pd.factorize(groups * (len(distinct) + 1) + codes + 1)[0].astype(np.int64)
     return groups
+
+
+def _plain(column: pd.Series[Any]) -> Any:
+    """An array: of objects, pandas would make an index of several levels where all are tuples."""
+    return column.to_numpy() if column.dtype == object else column
 
 
 def times(frame: pd.DataFrame) -> pd.DatetimeIndex:
@@ -123,7 +128,7 @@ def _occurring(column: pd.Series[Any], groups: NDArray[np.int64], count: int) ->
     """For each group the tuple of its distinct values; missing ones do not count."""
     import pandas as pd
 
-    codes, distinct = pd.factorize(column)
+    codes, distinct = pd.factorize(_plain(column))
     pairs = pd.unique(groups[codes >= 0] * max(1, len(distinct)) + codes[codes >= 0])
     found: list[list[Any]] = [[] for _ in range(count)]
     labels = list(distinct)

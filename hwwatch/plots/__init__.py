@@ -177,10 +177,12 @@ def _no_hits(frame: pd.DataFrame) -> str:
     coverage = Coverage.from_dict(found) if found else None
     if coverage is None:
         return "This timeline has no rows, and does not say what was watched."
+    if not names and not coverage.watches:
+        return "Nothing has been watched."
     if names:
         coverage = coverage.of(names)
     if coverage.recorded:
-        return f"{coverage.recorded} hits were recorded, and none of them is among these rows."
+        return f"None of the {coverage.recorded:,} hits that were recorded is among these rows."
     if not coverage.watches:
         return "No hits were recorded. It is watched no more: whether something was missed is not known."
     return zero_hits(coverage)[1]

@@ -95,7 +95,10 @@ def sorts(frame: pd.DataFrame) -> NDArray[np.int64]:
     for name, number in _OF_ACCESS.items():
         found[np.asarray(access == name)] = number
     if "action" in frame.columns:
-        found[np.asarray(frame["action"] == "skipped")] = SKIPPED
+        action = frame["action"]
+        found[np.asarray(action == "skipped")] = SKIPPED
+        # The function never ran; a store from which the thread was sent on did take place.
+        found[np.asarray(action.isin(("returned", "jumped"))) & (found == EXECUTE)] = SKIPPED
     return found
 
 

@@ -126,7 +126,7 @@ def _places(frame: pd.DataFrame, rows: NDArray[np.int64]) -> list[tuple[Any, NDA
 
     if "element" not in frame.columns:
         return [(None, rows)]
-    codes, elements = pd.factorize(frame["element"].iloc[rows])
+    codes, elements = pd.factorize(frame["element"].iloc[rows].to_numpy(object))
     found = [(element, rows[codes == i]) for i, element in enumerate(elements)]
     if "address" in frame.columns:
         addresses = np.asarray(frame["address"])

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -68,7 +69,7 @@ def read(old: Any, new: Any) -> list[Reading]:
         return [_dates(both)]
     if kind == "m":
         seconds = np.where(np.isnat(both), np.nan, both / np.timedelta64(1, "s"))
-        return [_numeric(seconds, unit="duration (s)")]
+        return [_numeric(seconds, unit="duration (s)", missing="NaT")]
     if kind in "iuf":
         return [_numeric(both)]
     return [_texts(both)]
@@ -95,10 +96,9 @@ def _plain(column: Any) -> NDArray[Any]:
             filled = items if present else [missing if item is None else item for item in items]
             return np.array(filled, dtype=dtype)
     if kinds == {"text"} and present:  # CSV, where several watches share the column
-        try:
-            return array.astype(np.float64)
-        except ValueError:
-            return array
+        for kind in (np.float64, np.complex128):
+            with contextlib.suppress(ValueError):
+                return array.astype(kind)
     return array
 
 
@@ -121,44 +121,57 @@ def _halves(both: NDArray[np.float64], **options: Any) -> Reading:
     return Reading(both[: len(both) // 2], both[len(both) // 2 :], **options)
 
 
-def _numeric(numbers: NDArray[Any], label: str = "", unit: str = "value") -> Reading:
+def _numeric(numbers: NDArray[Any], label: str = "", unit: str = "value", missing: str = "nan") -> Reading:
     whole = numbers.dtype.kind in "iu"
     numbers = numbers.astype(np.float64)
     finite = numbers[np.isfinite(numbers)]
-    forward, ticks = _wide(finite) if _is_wide(finite) else (_same, None)
-    places = forward(numbers)
-    low, high = _range(places[np.isfinite(numbers)])
-    gap = 0.12 * (high - low)
-    beyond: list[tuple[float, str]] = []
-    for name, mask, place in (
-        ("nan", np.isnan(numbers), low - 2 * gap),
-        ("−inf", numbers == -np.inf, low - gap),
-        ("inf", numbers == np.inf, high + gap),
-    ):
-        if mask.any():
-            places = np.where(mask, place, places)
-            beyond.append((place, name))
+    forward, powers = _wide(finite) if _is_wide(finite) else (_same, None)
+    places, beyond, low, high = _beyond(numbers, forward, missing)
 
     def apply(ax: Axes) -> None:
         from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
         locator = MaxNLocator(nbins=5, integer=whole, min_n_ticks=1)
-        if ticks is None and not beyond:
+        if powers is None and not beyond:
             ax.yaxis.set_major_locator(locator)
             return
-        shown = ticks
+        shown = powers
         if shown is None:
             at = [float(tick) for tick in locator.tick_values(low, high) if low <= tick <= high]
             formatter = ScalarFormatter()
             formatter.create_dummy_axis()
             formatter.set_locs(at)
             shown = [(tick, formatter(tick)) for tick in at] if len(finite) else []
-        for place, _ in beyond:
-            ax.axhline(place, lw=0.6, ls=":", color=ax.spines["left"].get_edgecolor(), zorder=0)
-        every = [*shown, *beyond]
-        ax.set_yticks([place for place, _ in every], [text for _, text in every])
+        _fixed(ax, shown, beyond)
 
     return _halves(places, label=label, unit=unit, apply=apply)
+
+
+def _beyond(
+    numbers: NDArray[np.float64], forward: Callable[[NDArray[np.float64]], NDArray[np.float64]], missing: str
+) -> tuple[NDArray[np.float64], list[tuple[float, str]], float, float]:
+    """Places of numbers, with nan and infinities out of reach of the others; those; lowest, highest other."""
+    places = forward(numbers)
+    low, high = _range(places[np.isfinite(numbers)])
+    gap = 0.12 * (high - low)
+    beyond: list[tuple[float, str]] = []
+    for name, mask, place in (
+        (missing, np.isnan(numbers), low - 2 * gap),
+        ("−inf", numbers == -np.inf, low - gap),
+        ("inf", numbers == np.inf, high + gap),
+    ):
+        if mask.any():
+            places = np.where(mask, place, places)
+            beyond.append((place, name))
+    return places, beyond, low, high
+
+
+def _fixed(ax: Axes, ticks: Sequence[tuple[float, str]], beyond: Sequence[tuple[float, str]]) -> None:
+    """Ticks where the axis is no plain scale; dotted lines for what is beyond it."""
+    for place, _ in beyond:
+        ax.axhline(place, lw=0.6, ls=":", color=ax.spines["left"].get_edgecolor(), zorder=0)
+    every = [*ticks, *beyond]
+    ax.set_yticks([place for place, _ in every], [text for _, text in every])
 
 
 def _same(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -204,14 +217,29 @@ def _wide(
 def _dates(both: NDArray[Any]) -> Reading:
     from matplotlib.dates import date2num
 
+    days = np.asarray(date2num(both), np.float64)  # nan for NaT
+    places, beyond, low, high = _beyond(days, _same, "NaT")
+
     def apply(ax: Axes) -> None:
-        from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+        from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, num2date
 
         locator = AutoDateLocator(minticks=2, maxticks=5)
-        ax.yaxis.set_major_locator(locator)
-        ax.yaxis.set_major_formatter(ConciseDateFormatter(locator))
+        locator.set_axis(ax.yaxis)
+        formatter = ConciseDateFormatter(locator)
+        if not beyond:
+            ax.yaxis.set_major_locator(locator)
+            ax.yaxis.set_major_formatter(formatter)
+            return
+        at = [
+            float(tick) for tick in locator.tick_values(num2date(low), num2date(high)) if low <= tick <= high
+        ]
+        _fixed(
+            ax,
+            list(zip(at, formatter.format_ticks(at), strict=True)) if np.isfinite(days).any() else [],
+            beyond,
+        )
 
-    return _halves(np.asarray(date2num(both), np.float64), unit="value (date)", apply=apply)
+    return _halves(places, unit="value (date)", apply=apply)
 
 
 def _texts(both: NDArray[Any]) -> Reading:
