@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from hwwatch.errors import (
     CanaryError,
     ConditionError,
+    FrameError,
     HwwatchError,
     NoSlotError,
     NotSupported,
@@ -29,6 +30,7 @@ from hwwatch.types import Goto, Mode, Policy, Return
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
     from hwwatch.coverages import Coverage
     from hwwatch.diagnosis import Diagnosis
@@ -43,6 +45,7 @@ __all__ = [
     "CanaryError",
     "ConditionError",
     "Coverage",
+    "FrameError",
     "Goto",
     "HwwatchError",
     "Mode",
@@ -61,6 +64,7 @@ __all__ = [
     "include",
     "load_ipython_extension",
     "locate",
+    "plot",
     "storage",
     "timeline",
     "unload_ipython_extension",
@@ -263,6 +267,45 @@ def timeline(
     return _session(session).timeline(*which, stack=stack, registers=registers)
 
 
+def plot(
+    *which: Watch | int | str,
+    kind: str = "values",
+    ax: Axes | None = None,
+    x: str = "time",
+    legend: bool = True,
+    session: Session | None = None,
+) -> Axes:
+    """Draw the hits of some watches, or of all.
+
+    Parameters
+    ----------
+    *which : Watch, int or str
+        Only hits of these watches; default: all, also of watches that were disarmed.
+    kind : {"values", "by_line", "by_instruction", "elements"}
+        The value over time as steps, in the colour of the line that wrote it, one panel a value; hits by
+        line; hits by instruction; hits of each element over time.
+    ax : matplotlib Axes, optional
+        Where to draw; default: a new figure. Several panels share its place.
+    x : {"time", "seq"}
+        Time since the first hit, or the number of the hit.
+    legend : bool
+        Beside the axes.
+
+    Returns
+    -------
+    matplotlib Axes
+        `ax` where it was given; the topmost one where there are several panels, which share the time axis
+        and are the next in ``ax.figure.axes``.
+
+    Notes
+    -----
+    The same is `df.hwwatch.plot` of a timeline, which may have been filtered. Millions of hits are thinned
+    out to some for each column of pixels: the lowest and the highest value in it stay. Nothing is shown
+    (``plt.show()``) and no setting of matplotlib is changed.
+    """
+    return _session(session).plot(*which, kind=kind, ax=ax, x=x, legend=legend)
+
+
 def clear(*, session: Session | None = None) -> None:
     """Forget all recorded hits; watches stay armed."""
     _session(session).clear()
@@ -304,3 +347,12 @@ def unload_ipython_extension(shell: Any) -> None:
     from hwwatch.magics import unload
 
     unload(shell)
+
+
+def _accessor() -> None:
+    from hwwatch.accessors import register
+
+    register()
+
+
+_accessor()

@@ -15,15 +15,16 @@ from IPython.core.completer import CompletionContext, SimpleCompletion, context_
 from hwwatch import words
 from hwwatch.sessions import default_session
 from hwwatch.targets import buffers, cdata, foreign, functions, tables
-from hwwatch.types import MODES
+from hwwatch.types import KINDS, MODES, XS
 
 _IDENTIFIER = "hwwatch"
-_LINE = re.compile(r"\s*%{1,2}(watch|unwatch|watch_timeline)\s+(.*)", re.DOTALL)
+_LINE = re.compile(r"\s*%{1,2}(watch|unwatch|watch_timeline|watch_plot)\s+(.*)", re.DOTALL)
 _DOTTED = re.compile(r"[\w.]*$")
 _OPTIONS = {
     "watch": ("--mode", "--policy", "--when", "--name", "--limit", "--break", "-m", "-p", "-w", "-n", "-l"),
     "unwatch": ("--all",),
     "watch_timeline": ("--output", "--stack", "-o"),
+    "watch_plot": ("--kind", "-k", "-x"),
 }
 _VALUES = {
     ("watch", "-m"): MODES,
@@ -31,8 +32,18 @@ _VALUES = {
     ("watch", "-w"): ('"new < 0"', '"new != old"', '"isnan(new)"'),
     ("watch", "-n"): (),
     ("watch", "-l"): (),
+    ("watch_plot", "-k"): KINDS,
+    ("watch_plot", "-x"): XS,
 }
-_LONG = {"--mode": "-m", "--policy": "-p", "--when": "-w", "--name": "-n", "--limit": "-l", "--output": "-o"}
+_LONG = {
+    "--mode": "-m",
+    "--policy": "-p",
+    "--when": "-w",
+    "--name": "-n",
+    "--limit": "-l",
+    "--output": "-o",
+    "--kind": "-k",
+}
 
 
 def register(shell: Any) -> None:

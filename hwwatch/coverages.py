@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -296,6 +296,39 @@ class Coverage:
                 for w in self.watches
             ],
         }
+
+    @staticmethod
+    def from_dict(found: dict[str, Any]) -> Coverage:
+        """The coverage that `to_dict` told, without its refusals and what it said of Python frames."""
+        names = ("counted", "filtered", "lost", "late", "refused", "dropped")
+        watches = []
+        for w in found.get("watches", ()):
+            tally = Tally(w.get("recorded", 0), **{name: w.get(name, 0) for name in names})
+            blind = tuple((int(tid), str(name), str(why)) for tid, name, why in w.get("blind_threads", ()))
+            watches.append(
+                WatchCoverage(
+                    w["name"],
+                    w["id"],
+                    w["state"],
+                    w["backend"],
+                    w["threads_alive"],
+                    w["threads_armed"],
+                    blind,
+                    w["kernel"],
+                    w["children"],
+                    tally,
+                    w["last_test"],
+                    tuple(w.get("notes", ())),
+                )
+            )
+        return Coverage(
+            tuple(watches), found["handler"], "", found["slots_free"], int(found.get("unexplained", 0))
+        )
+
+    def of(self, names: Iterable[str]) -> Coverage:
+        """Of these watches only."""
+        wanted = set(names)
+        return replace(self, watches=tuple(watch for watch in self.watches if watch.name in wanted))
 
     def __str__(self) -> str:
         lines = []

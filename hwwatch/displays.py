@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -78,6 +79,60 @@ def _watch_row(watch: Watch) -> tuple[Any, ...]:
         watch.lost,
         watch.backend,
     )
+
+
+def place(row: Mapping[Any, Any], short: Mapping[str, str] | None = None) -> str:
+    """Where a hit was made, for people: ``In [3]:12``, ``bug.py:12``, or why that is unknown.
+
+    Parameters
+    ----------
+    row : mapping
+        With the columns ``file``, ``line``, ``cell``, ``exact`` of a timeline, as far as it has them.
+    short : mapping, optional
+        What to write for a file; default: its path from the current folder, where it is below it.
+    """
+    if not row.get("exact", True):
+        return "(told late: line unknown)"
+    file, line, cell = row.get("file"), _whole(row.get("line")), _whole(row.get("cell"))
+    if not isinstance(file, str):
+        return "(no Python on this thread)"
+    if cell is not None:
+        return f"In [{cell}]:{'?' if line is None else line}"
+    name = short.get(file, file) if short is not None else file.removeprefix(os.getcwd() + os.sep)
+    return f"{name}:{'?' if line is None else line}"
+
+
+def _whole(number: Any) -> int | None:
+    """A line's number, which is a float in some frames that were read back."""
+    if isinstance(number, int):
+        return number
+    return int(number) if isinstance(number, float) and number == number else None
+
+
+def shortened(files: Iterable[str]) -> dict[str, str]:
+    """The shortest ends of paths that still tell them apart."""
+    short: dict[str, str] = {}
+    distinct = list(dict.fromkeys(files))
+    for file in distinct:
+        parts = file.split(os.sep)
+        for count in range(1, len(parts) + 1):
+            end = os.sep.join(parts[-count:])
+            if sum(other == end or other.endswith(os.sep + end) for other in distinct) == 1:
+                break
+        short[file] = end
+    return short
+
+
+def element_text(element: Any) -> str:
+    """An element as it is written: ``[3]``, ``[1, 2]``, a field's name; a frame read from CSV has text."""
+    if element is None or element != element:
+        return "(element unknown)"
+    if isinstance(element, tuple):
+        return f"[{', '.join(map(str, element))}]"
+    text = str(element)
+    if text.startswith("(") and text.endswith(")"):
+        return f"[{text[1:-1].rstrip(',')}]"
+    return text
 
 
 class WatchList(list["Watch"]):

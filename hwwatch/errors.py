@@ -61,3 +61,12 @@ class CanaryError(HwwatchError, OSError):
     """A breakpoint was accepted but a test access on it raised no trap."""
 
     slug = "canary"
+
+
+class FrameError(HwwatchError, AttributeError):
+    """A DataFrame that is no timeline was asked for its ``.hwwatch``.
+
+    An AttributeError, as pandas wants it of accessors that do not fit: ``hasattr(df, "hwwatch")`` is False.
+    """
+
+    slug = "no-timeline"

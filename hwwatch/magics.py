@@ -24,7 +24,7 @@ from hwwatch.displays import WatchList
 from hwwatch.errors import HwwatchError, TargetError
 from hwwatch.reports import Report
 from hwwatch.sessions import Session, default_session
-from hwwatch.types import MODES, Policy
+from hwwatch.types import KINDS, MODES, XS, Policy
 from hwwatch.watchpoints import Watch
 
 
@@ -47,7 +47,7 @@ def _parsed(magic: Any, line: str) -> Any:
 
 @magics_class
 class WatchMagics(Magics):
-    """``%watch``, ``%%watch``, ``%unwatch``, ``%watch_timeline``, ``%watch_coverage``, ``%watch_doctor``."""
+    """``%watch``, ``%%watch``, ``%unwatch``, ``%watch_timeline``, ``%watch_plot``, and what they need."""
 
     shell: Any  # never None once registered
 
@@ -192,6 +192,35 @@ class WatchMagics(Magics):
             return frame
         self.shell.push({args.output: frame})
         return None
+
+    @no_var_expand
+    @line_magic
+    @magic_arguments()
+    @argument("which", metavar="ID|NAME", nargs="*", help="Only hits of these watches, also of former ones.")
+    @argument(
+        "-k",
+        "--kind",
+        choices=KINDS,
+        metavar="|".join(KINDS),
+        default="values",
+        help="Values over time as steps (the default), hits by line or by instruction, hits of each element.",
+    )
+    @argument(
+        "-x", choices=XS, metavar="|".join(XS), default="time", help="Against time, or the hits' numbers."
+    )
+    def watch_plot(self, line: str) -> Any:
+        """Draw the recorded hits, in the colours of the lines that made them.
+
+        Examples
+        --------
+          %watch_plot
+
+          %watch_plot a[3] --kind by_line
+        """
+        args = _parsed(self.watch_plot, line)
+        session = default_session()
+        with _one_line():
+            return session.plot(*[_which(session, word) for word in args.which], kind=args.kind, x=args.x)
 
     @line_magic
     def watch_coverage(self, line: str) -> Coverage:

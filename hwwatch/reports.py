@@ -1,57 +1,23 @@
-"""Which lines made the hits: the timeline grouped by line, and how it shows after a cell or a script."""
+"""Which lines made the hits: what a cell or a script shows when it has ended."""
 
 from __future__ import annotations
 
 import html
 import linecache
-import os
 from typing import TYPE_CHECKING, Any
 
-from hwwatch.displays import table_html, table_text, zero_hits
+from hwwatch.displays import element_text, place, table_html, table_text, zero_hits
+from hwwatch.summaries import grouped
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from hwwatch.coverages import Coverage
 
-_KEYS = ["watch", "access", "action", "function", "file", "line", "exact"]
-_COLUMNS = [*_KEYS[:-1], "cell", "symbol", "hits", "elements", "first", "last", "exact"]
+_KEYS = ("watch", "access", "action", "function", "file", "line", "exact")
 _HEAD = ["line", "hits", "watch", "access", "element", "action", "values", "code", "function", "symbol"]
 _MOST_VALUES = 4
 _MOST_CODE = 60
-
-
-def by_line(frame: pd.DataFrame) -> pd.DataFrame:
-    """Hits grouped by watch, access, action and the line that did it.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        A timeline.
-
-    Returns
-    -------
-    DataFrame
-        A row for each watch, access, action and line, in order of the first hit: ``cell`` and ``symbol`` of
-        the first hit; ``hits``; ``elements``, a tuple of those touched, empty where the watch has one
-        value; ``first``, the old value before the first hit, and ``last``, the new value after the last, each
-        a tuple where there are several elements; ``exact``, False where the hits came late and the line is
-        therefore unknown.
-    """
-    import pandas as pd
-
-    rows = []
-    for key, group in frame.groupby(_KEYS, observed=True, dropna=False, sort=False):
-        elements = tuple(element for element in dict.fromkeys(group["element"]) if element is not None)
-        first, last = group["old"].iloc[0], group["new"].iloc[-1]
-        if len(elements) > 1:
-            first = tuple(group["old"][group["element"] == element].iloc[0] for element in elements)
-            last = tuple(group["new"][group["element"] == element].iloc[-1] for element in elements)
-        row = dict(zip(_KEYS, key, strict=True))
-        row |= {"cell": group["cell"].iloc[0], "symbol": group["symbol"].iloc[0], "hits": len(group)}
-        rows.append(row | {"elements": elements, "first": first, "last": last})
-    out = pd.DataFrame(rows, columns=_COLUMNS)
-    return out.astype({"line": "Int64", "cell": "Int64", "hits": "int64", "exact": "bool"})
 
 
 class Report:
@@ -68,7 +34,7 @@ class Report:
     """
 
     def __init__(self, frame: pd.DataFrame, coverage: Coverage, *, most: int = 40) -> None:
-        self.lines = by_line(frame)
+        self.lines = grouped(frame, _KEYS, also=("cell", "symbol"))
         self.coverage = coverage
         self._hits = len(frame)
         self._most = most
@@ -135,11 +101,11 @@ def _plural(number: int, noun: str) -> str:
 # One cell of the table, by column.
 def _cell(row: dict[Any, Any], name: str) -> str:
     if name == "line":
-        return _where(row)
+        return place(row)
     if name == "values":
         if row["access"] == "execute":
             return ""
-        return f"{_value(row['first'])} → {_value(row['last'])}"
+        return f"{_value(row['old'])} → {_value(row['new'])}"
     if name == "element":
         return _elements(row["elements"])
     if name == "code":
@@ -153,22 +119,6 @@ def _known(row: dict[Any, Any]) -> bool:
     return isinstance(row["file"], str) and isinstance(row["line"], int)
 
 
-def _where(row: dict[Any, Any]) -> str:
-    if not row["exact"]:
-        return "(told late: line unknown)"
-    if not isinstance(row["file"], str):
-        return "(no Python on this thread)"
-    line = row["line"] if isinstance(row["line"], int) else "?"
-    if isinstance(row["cell"], int):
-        return f"In [{row['cell']}]:{line}"
-    return f"{_short(row['file'])}:{line}"
-
-
-def _short(path: str) -> str:
-    here = os.getcwd() + os.sep
-    return path.removeprefix(here)
-
-
 def _value(value: Any) -> str:
     if isinstance(value, tuple):
         shown = [_value(item) for item in value[:_MOST_VALUES]]
@@ -178,7 +128,7 @@ def _value(value: Any) -> str:
 
 # Elements as they are written: [3], [1, 2], a field's name.
 def _elements(elements: tuple[Any, ...]) -> str:
-    names = [item if isinstance(item, str) else f"[{', '.join(map(str, item))}]" for item in elements]
+    names = [element_text(item) for item in elements]
     if len(names) > _MOST_VALUES:
         return f"{names[0]} … {names[-1]} ({len(names)})"
     return " ".join(names)

@@ -37,6 +37,7 @@ from hwwatch.watchpoints import Watch
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 _UNCHANGED: Any = object()
 
@@ -386,6 +387,12 @@ class Session:
                 frame = frame_of(builder.columns(stretch.hits, stretch.parts))
             if len(frame):
                 yield frame
+
+    def plot(self, *which: Watch | int | str, **options: Any) -> Axes:
+        """Draw all hits, or those of some watches; see `hwwatch.plot`."""
+        frame: Any = self.timeline(*which)
+        axes: Axes = frame.hwwatch.plot(**options)
+        return axes
 
     def _say_dropped(self, coverage: Coverage) -> None:
         dropped = sum(watch.tally.dropped for watch in coverage.watches)

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 Mode = Literal["w", "rw", "r", "x"]
 MODES: tuple[str, ...] = get_args(Mode)
 
+#: What `hwwatch.plot` draws, and against what.
+KINDS = ("values", "by_line", "by_instruction", "elements")
+XS = ("time", "seq")
+
 
 @dataclass(frozen=True)
 class Return:
