@@ -56,7 +56,7 @@ def story(fake_session: Any, fake: Any) -> pd.DataFrame:
 
 
 def by_callers(frame: pd.DataFrame) -> pd.DataFrame:
-    """The same hits by the functions here that asked for them: the fake backend traps in one line of its own."""
+    """The same hits by the functions here that made them; the fake backend traps in one line of its own."""
     frames = [re.fullmatch(r"(\w+) \((.*):(\d+)\)", stack[3]) for stack in frame["stack"]]
     names, files, lines = zip(*[found.groups() for found in frames if found], strict=True)
     return frame.drop(columns="stack").assign(
