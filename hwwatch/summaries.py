@@ -62,7 +62,9 @@ def times(frame: pd.DataFrame) -> pd.DatetimeIndex:
     """When each hit was, also in a frame that was read from CSV, where times are text."""
     import pandas as pd
 
-    return pd.DatetimeIndex(pd.to_datetime(frame["time"], utc=True)).as_unit("ns")
+    when = frame["time"]
+    text: dict[str, Any] = {} if when.dtype.kind == "M" else {"format": "ISO8601"}  # CSV drops .000
+    return pd.DatetimeIndex(pd.to_datetime(when, utc=True, **text)).as_unit("ns")
 
 
 def grouped(frame: pd.DataFrame, keys: Sequence[str], *, also: Sequence[str] = ()) -> pd.DataFrame:

@@ -148,7 +148,7 @@ def _instruction(row: dict[Any, Any]) -> str:
 
 def _make_room(ax: Axes, rows: int) -> None:
     """Make a figure of ours high enough for its legend."""
-    figure = ax.get_figure(root=True)
+    figure = ax.figure  # ours, so no subfigure
     assert isinstance(figure, Figure)
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, max(height, 0.185 * rows + 0.6))

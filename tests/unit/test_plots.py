@@ -196,7 +196,7 @@ VALUES = [
 @pytest.mark.parametrize(
     ("dtype", "values", "ticks"), VALUES, ids=[f"{v[0]}-{i}" for i, v in enumerate(VALUES)]
 )
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning")
 def test_values_of_every_type(
     history: Callable[..., pd.DataFrame], dtype: str, values: Any, ticks: set[str]
 ) -> None:
@@ -210,7 +210,7 @@ def test_values_of_every_type(
     assert np.isfinite(drawn).sum() >= len(values)  # none is invisible
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning")
 def test_complex_numbers_have_two_panels(history: Callable[..., pd.DataFrame]) -> None:
     ax = history(np.zeros(1, complex), (1 + 2j, 3 - 1j)).hwwatch.plot()
     titles = [panel.get_title(loc="left") for panel in ax.figure.axes]
