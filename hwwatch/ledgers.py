@@ -202,26 +202,33 @@ class Ledger:
             yield stretch
 
     def completed(self) -> Iterator[Stretch]:
-        """All hits that are kept, stretch by stretch, with those that no signal named."""
-        from hwwatch.stretches import choices, initial_values, walk
+        """All hits that are kept by now, stretch by stretch, with those that no signal named."""
+        from hwwatch.stretches import choices
 
-        ring, sites, first = self.ring(), self._decoder(), self.start
-        end = ring.committed()
+        end = self.ring().committed()
         missing = self._missing()
         if not self._unnamed_wanted(missing):
-            for stretch in walk(ring, sites, self._lives(), first, end, first=first):
-                self._learn_writers(stretch.parts)
-                yield stretch
-            return
+            return self._walk(end, self._lives())
         sums = self._sums(end, unnamed=True)
-        chosen = choices(sums, missing)
-        values = initial_values(sums.lives)
-        for stretch in walk(ring, sites, sums.lives, first, end, first=first, values=values):
-            yield stretch.complete(chosen)
+        return self._walk(end, sums.lives, choices(sums, missing))
 
-    def present(self) -> list[Life]:
-        """The lives that have rows."""
-        return [life for life, total in self._totals(self.ring().committed()).items() if total.rows]
+    def planned(self) -> tuple[list[Life], Iterator[Stretch]]:
+        """The lives that have rows by now; and all hits, as `completed` gives them."""
+        end = self.ring().committed()
+        sums, chosen = self._plan(end)
+        totals = zip(sums.lives, sums.by_life, chosen, strict=True)
+        present = [life for life, total, surely in totals if total.with_unnamed(surely).rows]
+        return present, self._walk(end, sums.lives, chosen)
+
+    def _walk(self, end: int, lives: list[Life], chosen: Sequence[bool | None] = ()) -> Iterator[Stretch]:
+        """The stretches up to a ring position, with the unnamed hits that are chosen, if any are."""
+        from hwwatch.stretches import initial_values, walk
+
+        first, wanted = self.start, any(surely is not None for surely in chosen)
+        values = initial_values(lives) if wanted else None
+        for stretch in walk(self.ring(), self._decoder(), lives, first, end, first=first, values=values):
+            self._learn_writers(stretch.parts)
+            yield stretch.complete(chosen) if wanted else stretch
 
     def _lives(self) -> list[Life]:
         return [life for entry in self.entries for life in entry.lives]
@@ -250,21 +257,26 @@ class Ledger:
 
         known = self._known
         if known is None or (unnamed and known.values is None):
-            known = self._known = Sums.begin(self._lives(), self.start, unnamed=unnamed)
-        return known.upto(self.ring(), self._decoder(), end, self._learn_writers)
+            known = Sums.begin(self._lives(), self.start, unnamed=unnamed)
+        now, self._known = known.upto(self.ring(), self._decoder(), end, self._learn_writers)
+        return now
 
-    def _totals(self, end: int) -> dict[Life, Sum]:
-        """By life, what its rows up to a ring position add up to, with the unnamed hits that are taken."""
+    def _plan(self, end: int) -> tuple[Sums, list[bool | None]]:
+        """Sums up to a ring position, and by life which of its unnamed hits are taken."""
         from hwwatch.stretches import choices
 
         missing = self._missing()
-        unnamed = self._unnamed_wanted(missing)
-        sums = self._sums(end, unnamed=unnamed)
-        chosen = choices(sums, missing) if unnamed else [None] * len(sums.lives)
-        return {
-            life: total.with_unnamed(surely)
-            for life, total, surely in zip(sums.lives, sums.by_life, chosen, strict=True)
-        }
+        if self._unnamed_wanted(missing):
+            sums = self._sums(end, unnamed=True)
+            return sums, choices(sums, missing)
+        sums = self._sums(end, unnamed=False)
+        return sums, [None] * len(sums.lives)
+
+    def _totals(self, end: int) -> dict[Life, Sum]:
+        """By life, what its rows up to a ring position add up to, with the unnamed hits that are taken."""
+        sums, chosen = self._plan(end)
+        totals = zip(sums.lives, sums.by_life, chosen, strict=True)
+        return {life: total.with_unnamed(surely) for life, total, surely in totals}
 
     @staticmethod
     def _learn_writers(parts: Sequence[Rows]) -> None:

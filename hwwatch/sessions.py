@@ -330,22 +330,11 @@ class Session:
         self, *which: Watch | int | str, stack: bool = False, registers: bool = False
     ) -> pd.DataFrame:
         """All hits, or those of some watches, as a DataFrame; see `hwwatch.timeline`."""
-        from hwwatch.columns import join
-        from hwwatch.progress import track
-        from hwwatch.timelines import Builder, attributes, frame_of
+        from hwwatch.readings import whole
 
         with self._lock:
-            builder = Builder(self._choose(which), self._clock, stack=stack, registers=registers)
-            ring = self._ledger.ring()
-            made, torn = [builder.columns(ring.read(0, 0), [])], 0
-            for stretch in track(self._ledger.completed(), ring.committed() - self._ledger.start, "timeline"):
-                made.append(builder.columns(stretch.hits, stretch.parts))
-                torn = stretch.hits.torn
-            frame = frame_of(join(made))
-            coverage = self.coverage()
-            self._say_dropped(coverage)
-            frame.attrs["hwwatch"] = attributes(coverage.to_dict(), torn)
-            return frame
+            watches = self._choose(which)
+            return whole(self._ledger, watches, self._clock, self._reported, stack=stack, registers=registers)
 
     def frames(
         self, *which: Watch | int | str, stack: bool = False, registers: bool = False
@@ -363,30 +352,13 @@ class Session:
         HwwatchError
             The hits were cleared meanwhile.
         """
-        from hwwatch.timelines import Builder, attributes, frame_of
+        from hwwatch.readings import pieces
 
         with self._lock:
-            ledger = self._ledger
-            start, present = ledger.ring() and ledger.start, ledger.present()
-            builder = Builder(
-                self._choose(which), self._clock, stack=stack, registers=registers, present=present
-            )
-            stretches = ledger.completed()
-            coverage = self.coverage()
-            self._say_dropped(coverage)
-            first = frame_of(builder.columns(ledger.ring().read(0, 0), []))
-            first.attrs["hwwatch"] = attributes(coverage.to_dict(), 0)
-        yield first
-        while True:
-            with self._lock:
-                if ledger.start != start:
-                    raise HwwatchError("the hits were cleared while they were being read.", slug="cleared")
-                stretch = next(stretches, None)
-                if stretch is None:
-                    return
-                frame = frame_of(builder.columns(stretch.hits, stretch.parts))
-            if len(frame):
-                yield frame
+            watches = self._choose(which)
+        return pieces(
+            self._ledger, self._lock, watches, self._clock, self._reported, stack=stack, registers=registers
+        )
 
     def plot(self, *which: Watch | int | str, **options: Any) -> Axes:
         """Draw all hits, or those of some watches; see `hwwatch.plot`."""
@@ -394,7 +366,9 @@ class Session:
         axes: Axes = frame.hwwatch.plot(**options)
         return axes
 
-    def _say_dropped(self, coverage: Coverage) -> None:
+    def _reported(self) -> dict[str, Any]:
+        """The coverage, for a timeline; warns once where hits are lost for want of room."""
+        coverage = self.coverage()
         dropped = sum(watch.tally.dropped for watch in coverage.watches)
         if dropped and not self._said_dropped:
             self._said_dropped = True
@@ -402,8 +376,9 @@ class Session:
                 f"{dropped} hits are lost for want of room; `hwwatch.clear()` makes some, "
                 "`hwwatch.storage(…)` sets how much there is.",
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
+        return coverage.to_dict()
 
     def _choose(self, which: tuple[Watch | int | str, ...]) -> list[Watch]:
         # Watches that were let go still have hits, and may be asked for.

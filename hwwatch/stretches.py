@@ -7,7 +7,7 @@ records that one trap makes for several watches, and a change that one thread sa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -176,25 +176,25 @@ def _add(one: Extra, other: Extra) -> Extra:
     return Extra(one.rows + other.rows, one.filtered + other.filtered, _plus(one.counts, other.counts))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Sums:
-    """Sums of lives up to a ring position; those of whole stretches are kept from one question to the next.
+    """Sums of lives from one ring position to another.
 
     Attributes
     ----------
     lives : list of Life
-    position, first : int
+    first, position : int
         All between is in.
     by_life : list of Sum
     values : by life, (leaves, 32) uint8, or None
-        What stands there at `position`; None where unnamed hits were not looked for.
+        What stands there at `position`; None where unnamed hits are not looked for.
     """
 
     lives: list[Life]
-    position: int
     first: int
-    by_life: list[Sum] = field(default_factory=list)
-    values: list[Values] | None = None
+    position: int
+    by_life: list[Sum]
+    values: list[Values] | None
 
     @classmethod
     def begin(cls, lives: list[Life], position: int, *, unnamed: bool) -> Sums:
@@ -202,29 +202,30 @@ class Sums:
         zero = [Sum(correction=(0,) * len(life.pieces)) for life in lives]
         return cls(lives, position, position, zero, initial_values(lives) if unnamed else None)
 
-    def upto(self, ring: Ring, sites: Sites, end: int, learn: Callable[[Sequence[Rows]], None]) -> Sums:
-        """Sums up to `end`; what lies well before it is kept here. `learn` sees the rows on the way."""
-        now = Sums(
-            self.lives,
-            self.position,
-            self.first,
-            self.by_life,
-            None if self.values is None else [known.copy() for known in self.values],
-        )
-        walked = walk(ring, sites, self.lives, self.position, end, first=self.first, values=now.values)
-        for stretch in walked:
-            now.by_life = [
+    def upto(
+        self, ring: Ring, sites: Sites, end: int, learn: Callable[[Sequence[Rows]], None]
+    ) -> tuple[Sums, Sums]:
+        """These up to `end`, and up to the last whole stretch well before it, to be built upon later.
+
+        `learn` sees the rows on the way.
+        """
+        values = _copies(self.values)
+        now = whole = self
+        for stretch in walk(ring, sites, self.lives, self.position, end, first=self.first, values=values):
+            by_life = [
                 total.after(stretch.hits, part, unnamed)
                 for total, part, unnamed in zip(now.by_life, stretch.parts, stretch.unnamed, strict=True)
             ]
-            now.position = stretch.end
+            now = replace(now, position=stretch.end, by_life=by_life, values=_copies(values))
             learn(stretch.parts)
             # Later records may still belong to traps near the end.
             if len(stretch) == SIZE and stretch.end + MARGIN <= end:
-                self.position, self.by_life = now.position, now.by_life
-                if now.values is not None:
-                    self.values = [known.copy() for known in now.values]
-        return now
+                whole = now
+        return now, whole
+
+
+def _copies(values: list[Values] | None) -> list[Values] | None:
+    return None if values is None else [known.copy() for known in values]
 
 
 def choices(sums: Sums, missing: Sequence[list[int]]) -> list[bool | None]:

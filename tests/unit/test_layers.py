@@ -32,7 +32,7 @@ LAYERS = (
     "ledgers",
     "watchpoints",
     "timelines",
-    "deliveries",
+    "deliveries readings",
     "sessions",
     "diagnosis words summaries",
     "plots exports",

@@ -121,6 +121,47 @@ def test_one_dtype_of_all_pieces(fake_session: Any, fake: Any, monkeypatch: pyte
     assert {str(piece.new.dtype) for piece in fake_session.frames(1)} == {"float64"}
 
 
+def test_hits_that_come_while_it_is_read_are_left_for_later(fake_session: Any, fake: Any) -> None:
+    """The columns are those of the hits that were there; another dtype would not fit them."""
+    floats, ints = np.zeros(1), np.zeros(1, np.int16)
+    fake_session.watch(floats)
+    fake_session.watch(ints)
+    fake.store(floats.ctypes.data, np.float64(2.5).tobytes())
+    pieces = fake_session.frames()
+    next(pieces)
+    fake.store(ints.ctypes.data, np.int16(3).tobytes())
+    (piece,) = pieces
+    assert (piece.new.dtype, piece.new.tolist()) == (np.float64, [2.5])
+    assert fake_session.timeline().new.tolist() == [2.5, 3]
+
+
+def test_unknown_watch_at_once(fake_session: Any) -> None:
+    with pytest.raises(hwwatch.TargetError, match="there is no watch 'z'"):
+        fake_session.frames("z")
+
+
+def test_interrupted_sums_are_whole(fake_session: Any, fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C amid a question: the next one has the right answer."""
+    monkeypatch.setattr(stretches, "SIZE", 16)
+    monkeypatch.setattr(stretches, "MARGIN", 4)
+    array = np.zeros(4)
+    watch = fake_session.watch(array[:2])
+    for number in range(1, 200):
+        fake.store(array[number % 2 :].ctypes.data, np.float64(number).tobytes())
+    real, seen = stretches.Sum.after, []
+
+    def after(*arguments: Any) -> Any:
+        seen.append(1)
+        if len(seen) == 7:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(stretches.Sum, "after", after)
+    with pytest.raises(KeyboardInterrupt):
+        _ = watch.hits
+    assert watch.hits == 199
+
+
 def test_cleared_while_read(fake_session: Any, fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stretches, "SIZE", 8)
     array = np.zeros(1)
