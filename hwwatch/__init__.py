@@ -111,6 +111,7 @@ def watch(
     on_hit: Any = None,
     kernel: bool | str = "auto",
     follow_fork: bool = True,
+    hold: bool = True,
     stack: int = 16,
     backend: str = "auto",
     session: Session | None = None,
@@ -149,6 +150,11 @@ def watch(
         it is allowed. The coverage tells.
     follow_fork : bool
         Forked children stay watched; their hits stand in the same timeline.
+    hold : bool
+        Keep the object alive, so that its memory is not freed and used for something else; buffers can still
+        grow, be resized or closed, which `Watch.moved` tells. An array that is referenced refuses
+        ``a.resize(…)``, but for ``refcheck=False``, which NumPy asks for then. False: the address stays
+        watched beyond the object's death, and a column ``after_free`` marks the hits since then.
     stack : int
         Python frames to keep a hit, 0 to 64.
     backend : str
@@ -188,6 +194,7 @@ def watch(
         on_hit=on_hit,
         kernel=kernel,
         follow_fork=follow_fork,
+        hold=hold,
         stack=stack,
         backend=backend,
     )
@@ -208,7 +215,8 @@ def locate(expression: str, namespace: Mapping[str, Any] | None = None) -> Targe
     expression : str
         The place is watched, never a copy of its value.
     namespace : mapping, optional
-        Where names are looked up; default: the caller's locals, then globals.
+        Where names are looked up; default: the caller's locals, then globals. Python 3.11 and 3.12 keep all
+        that the calling function's names stand for until it returns, once they were looked up.
 
     Returns
     -------

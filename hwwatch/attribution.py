@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from hwwatch.code.sites import Place, Sites
 from hwwatch.native import lib
 from hwwatch.records import Hits
+from hwwatch.targets.homes import Home
 from hwwatch.targets.model import Leaf, Piece
 
 Bools = NDArray[np.bool_]
@@ -55,6 +56,8 @@ class Life:
         What was in force from when on, ns on CLOCK_MONOTONIC; oldest first.
     unsure : list of (int, int)
         From when to when it may have been off: while it was armed and disarmed, and in pauses.
+    home : Home, optional
+        Knows when the object died that the bytes were of.
     """
 
     index: int
@@ -69,6 +72,7 @@ class Life:
     until: int | None = None
     settings: list[tuple[int, Any]] = field(default_factory=list)
     unsure: list[tuple[int, int]] = field(default_factory=list)
+    home: Home | None = None
 
     @property
     def plain(self) -> bool:

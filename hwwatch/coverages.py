@@ -372,6 +372,8 @@ def describe(watch: Watch, tally: Tally) -> WatchCoverage:
         notes.append("paused")
     if watch.stopped:
         notes.append(watch.stopped)
+    if watch.armed:
+        notes += [note for note in (watch.home.trouble, watch.home.renamed, watch.home.blind) if note]
     if watch.unsure_threads:
         notes.append(
             f"{watch.unsure_threads} threads waited too long for CPU or disk while it was armed: others "

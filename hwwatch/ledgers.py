@@ -398,6 +398,7 @@ def _life(watch: Watch, armed: Armed, since: int, initial: bytes, settings: Any)
         since,
         initial,
         settings=[(since, settings)],
+        home=watch.home,
     )
 
 

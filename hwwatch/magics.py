@@ -79,6 +79,12 @@ class WatchMagics(Magics):
     @argument("-n", "--name", help="Name in the timeline, instead of the expression.")
     @argument("-l", "--limit", type=int, metavar="N", help="Disarm after N recorded hits.")
     @argument("--break", action="store_true", dest="stop", help="Enter the debugger after a hit.")
+    @argument(
+        "--no-hold",
+        action="store_false",
+        dest="hold",
+        help="Do not keep the object alive; the address stays watched, and hits after its death are marked.",
+    )
     def watch(self, line: str, cell: str | None = None) -> Watch | WatchList | None:
         """Watch places in memory: every access becomes a row of %watch_timeline, with the line that did it.
 
@@ -266,6 +272,7 @@ def _arm_all(
                     when=args.when,
                     limit=args.limit,
                     on_hit=on_hit,
+                    hold=args.hold,
                 )
             )
     except BaseException:
@@ -308,6 +315,12 @@ def _which(session: Session, word: str) -> str | int:
     return int(word) if word.isdecimal() else word
 
 
+def _notice(*_: object) -> None:
+    """After a cell: say which watched objects have moved, died or lost their names in it."""
+    if sessions._default is not None:
+        sessions._default.notice()
+
+
 def load(shell: Any) -> None:
     """Register magics and completion with a shell; twice is as good as once."""
     unload(shell)
@@ -315,12 +328,18 @@ def load(shell: Any) -> None:
     completion.register(shell)
     shell.events.register("pre_run_cell", cell_log.enter)
     shell.events.register("post_run_cell", cell_log.leave)
+    shell.events.register("post_run_cell", _notice)
 
 
 def unload(shell: Any) -> None:
     """Take all back: magics, completion, watches with their descriptors, the SIGTRAP handler."""
     completion.unregister(shell)
-    for event, callback in (("pre_run_cell", cell_log.enter), ("post_run_cell", cell_log.leave)):
+    callbacks = (
+        ("pre_run_cell", cell_log.enter),
+        ("post_run_cell", cell_log.leave),
+        ("post_run_cell", _notice),
+    )
+    for event, callback in callbacks:
         if callback in shell.events.callbacks[event]:
             shell.events.unregister(event, callback)
     manager = shell.magics_manager

@@ -31,7 +31,7 @@ from hwwatch.native import lib
 from hwwatch.policies import resolve
 from hwwatch.quiet import lock
 from hwwatch.records import clock_offset
-from hwwatch.settings import check_limit, check_on_hit, compile_for, settings_of, wanted_bytes
+from hwwatch.settings import check_hold, check_limit, check_on_hit, compile_for, settings_of, wanted_bytes
 from hwwatch.types import ArmRequest, Backend, Policy
 from hwwatch.watchpoints import Watch
 
@@ -92,6 +92,7 @@ class Session:
         on_hit: Any = None,
         kernel: bool | str = "auto",
         follow_fork: bool = True,
+        hold: bool = True,
         stack: int = 16,
         backend: str = "auto",
     ) -> Watch:
@@ -116,6 +117,7 @@ class Session:
                 frames=stack,
                 kernel=kernel,
                 follow_fork=follow_fork,
+                hold=hold or place.kind == "code",
             )
             self._prepare(watch, policy, when, limit, on_hit)
             self._arm(watch, self._backend if backend == "auto" else backend)
@@ -140,6 +142,7 @@ class Session:
 
     def _prepare(self, watch: Watch, policy: Policy, when: str | None, limit: int | None, on_hit: Any) -> Any:
         """Settings for these options, once all of them are found right; only then the watch has them."""
+        check_hold(watch.hold, policy)
         resolved = resolve(policy, watch.target, watch.mode)
         condition = compile_for(watch, when, watch.mode)
         if on_hit is not None:
@@ -172,7 +175,7 @@ class Session:
             settings,
         )
         self._ledger.ring()
-        watch.backend = f"{backend.name} ({reason})"
+        watch.backend, watch._asked = f"{backend.name} ({reason})", backend_name
         watch._enabled, watch.stopped = True, ""
         since = time.monotonic_ns()
         watch._armed = backend.arm(request)
@@ -267,12 +270,50 @@ class Session:
         with self._lock:
             if not watch.armed or watch._armed is None:
                 if on:
-                    self._arm(watch, watch.backend.partition(" ")[0])
+                    if self._watches.get(watch.id) is not watch:
+                        raise TargetError(f"{watch.name} was let go.", hint="Watch it anew.", slug="no-watch")
+                    self._arm(watch, watch._asked)
                 return
             since = time.monotonic_ns()
             self._backend_of(watch).enable(watch._armed, on)
             self._ledger.enable(watch, on, since)
             watch._enabled = on
+
+    def _retarget(self, watch: Watch) -> None:
+        with self._lock:
+            target, home = watch.home.found(watch.target)
+            if home is watch.home:
+                return
+            pieces = pieces_of(target, watch.mode)
+            armed, enabled = watch.armed, watch._enabled or watch._moved_away
+            self._disarm(watch)
+            watch._aim(target, home, pieces)
+            if armed:
+                self._arm(watch, watch._asked)
+                if not enabled:
+                    self._set_enabled(watch, False)
+
+    def notice(self) -> None:
+        """At a safe point: warn of armed watches whose object has moved, died or lost its name, once each.
+
+        A watch whose object has moved or was closed is paused: what is written there is somebody else's.
+        """
+        for watch in list(self._watches.values()):
+            if not watch.armed:
+                continue
+            home, notes = watch.home, []
+            if home.is_news(trouble := home.trouble):
+                if home.died is not None:
+                    notes.append(f"{trouble}; `w.disarm()` ends it")
+                else:
+                    if watch._enabled:
+                        self._set_enabled(watch, False)
+                        watch._moved_away = True
+                    notes.append(f"{trouble}; paused; `w.retarget()` aims at where it is now")
+            if home.is_news(renamed := home.renamed):
+                notes.append(f"{renamed}; watch it again to follow the name")
+            for note in notes:
+                warnings.warn(f"{watch.name}: {note}.", RuntimeWarning, stacklevel=3)
 
     def _verify(self, watch: Watch) -> bool:
         with self._lock:
@@ -297,6 +338,7 @@ class Session:
 
     def watches(self) -> list[Watch]:
         """All watches, armed or not, in order of id."""
+        self.notice()
         with self._lock:
             return list(self._watches.values())
 
@@ -324,6 +366,7 @@ class Session:
             chosen = [self.find(item) for item in which] if which else list(self._watches.values())
             for watch in chosen:
                 self._disarm(watch)
+                watch._let_go()
                 self._watches.pop(watch.id, None)
 
     def timeline(
@@ -332,6 +375,7 @@ class Session:
         """All hits, or those of some watches, as a DataFrame; see `hwwatch.timeline`."""
         from hwwatch.readings import whole
 
+        self.notice()
         with self._lock:
             watches = self._choose(which)
             return whole(self._ledger, watches, self._clock, self._reported, stack=stack, registers=registers)
@@ -410,6 +454,7 @@ class Session:
 
     def coverage(self) -> Coverage:
         """What is and what is not being seen; see `hwwatch.coverage`."""
+        self.notice()
         with self._lock:
             owner = lib.hww_trap_owner() if lib.hww_core_shared() != native.ffi.NULL else lib.HWW_OWNER_NONE
             names = {lib.HWW_OWNER_US: "hwwatch", lib.HWW_OWNER_OTHER: "another handler"}
@@ -434,6 +479,7 @@ class Session:
         with self._lock:
             for watch in list(self._watches.values()):
                 self._disarm(watch)
+                watch._let_go()
             self._watches.clear()
         safepoints.unsubscribe(self._deliver)
         release_signals()
@@ -460,7 +506,7 @@ def _prove(backend: Backend, watch: Watch) -> bool:
 
 def armed_watches() -> list[Watch]:
     """Armed watches of all sessions of this process."""
-    return [watch for session in list(_sessions) for watch in session.watches() if watch.armed]
+    return [watch for session in list(_sessions) for watch in list(session._watches.values()) if watch.armed]
 
 
 def _frames_problem() -> str:

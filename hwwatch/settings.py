@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hwwatch.errors import TargetError
+from hwwatch.errors import NotSupported, TargetError
 from hwwatch.native import ffi
 from hwwatch.policies import Resolved
 from hwwatch.targets.model import Piece
+from hwwatch.types import Policy
 
 if TYPE_CHECKING:
     from hwwatch.conditions import Condition
@@ -24,6 +25,17 @@ def check_on_hit(on_hit: Any) -> None:
     """Raise TargetError where `on_hit` can be neither called nor broken into."""
     if on_hit is not None and on_hit != "break" and not callable(on_hit):
         raise TargetError(f'on_hit={on_hit!r}: a function or "break" is needed.', slug="on-hit")
+
+
+def check_hold(hold: bool, policy: Policy) -> None:
+    """Raise NotSupported where stores would be undone in memory that may belong to somebody else by then."""
+    if not hold and policy == "skip":
+        raise NotSupported(
+            'policy "skip" with hold=False: once the object is freed, undoing stores would destroy what the '
+            "memory is used for next.",
+            hint='Use policy "continue", or keep the object: hold=True.',
+            slug="policy",
+        )
 
 
 def compile_for(watch: Watch, when: str | None, mode: str) -> Condition | None:

@@ -108,6 +108,8 @@ class Builder:
         }
         ordered = {"seq": seq + self.seen} | {name: columns[name] for name in COLUMNS}
         self.seen += len(record)
+        if not all(watch.hold for watch in self.watches):
+            ordered["after_free"] = table.after_free()
         ordered |= table.arguments()
         if self.stack:
             ordered["stack"] = table.stacks()
@@ -310,6 +312,16 @@ class _Table:
                 number = cell_log.number(frame.file, int(times[row]))
                 numbers[row] = -1 if number is None else number
         return nullable(numbers, (numbers < 0) | absent)
+
+    def after_free(self) -> NDArray[np.bool_]:
+        """Whether the watched object had died before the hit."""
+        column = np.zeros(len(self), np.bool_)
+        for number, part in enumerate(self.parts):
+            died = part.life.home and part.life.home.died
+            if died is not None:
+                rows = self.mine[number]
+                column[rows] = self.records["time"][rows] >= died
+        return column
 
     def arguments(self) -> dict[str, Any]:
         """Columns ``arg0`` … for execute watches: what the function was called with; else none."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hwwatch.policies import describe
+from hwwatch.targets.homes import Home
 from hwwatch.targets.model import Piece, Target
 from hwwatch.types import Armed, Policy
 
@@ -30,7 +32,9 @@ class Watch:
     name : str
         As given, or the expression; unique within the session.
     target : Target
-        The watched place.
+        The watched place; without its owner where that is not held.
+    home : Home
+        The object that the place is in, and what has become of it.
     pieces : tuple of Piece
         The debug registers' worth of bytes that cover it.
     backend : str
@@ -50,16 +54,20 @@ class Watch:
         frames: int,
         kernel: bool | str,
         follow_fork: bool,
+        hold: bool,
     ) -> None:
         self._session = session
         self.id = number
         self.name = name
-        self.target = target
+        self.home = Home(target, hold)
+        self.target = target if hold else replace(target, owner=None)
+        self._moved_away = False  # paused for that
         self.pieces = pieces
         self.frames = frames
         self.follow_fork = follow_fork
         self.kernel = kernel
         self.backend = ""
+        self._asked = "auto"
         self._mode = mode
         self._policy: Policy = policy
         self._when: str | None = None
@@ -74,6 +82,19 @@ class Watch:
         self.stopped = ""
         #: Exceptions that `on_hit` has raised, shown when they came.
         self.errors: list[BaseException] = []
+
+    def _aim(self, target: Target, home: Home, pieces: tuple[Piece, ...]) -> None:
+        """Have another place, while it is disarmed."""
+        self.home.leave()
+        self.home = home
+        self.target = target if self.hold else replace(target, owner=None)
+        self.pieces, self._moved_away = pieces, False
+
+    def _let_go(self) -> None:
+        """Keep nothing alive any longer, but for a function, whose types its arguments are shown by."""
+        if self.target.kind == "data":
+            self.target = replace(self.target, owner=None, again=None, bound=None)
+            self.home.leave()
 
     # what it watches
 
@@ -91,6 +112,20 @@ class Watch:
     def dtype(self) -> np.dtype[Any]:
         """Of the values in its rows."""
         return self.target.dtype
+
+    @property
+    def hold(self) -> bool:
+        """Whether its object is kept alive; else hits after the object's death are marked ``after_free``."""
+        return self.home.hold
+
+    @property
+    def moved(self) -> bool:
+        """Whether the watched bytes are no longer its object's: it has moved, was closed, or has died.
+
+        The next call of `hwwatch.timeline`, `coverage` or `watches`, or the end of a cell, warns of it and
+        pauses the watch, since its memory may be in other use by now; `retarget` goes on.
+        """
+        return bool(self.home.trouble)
 
     @property
     def slots(self) -> int:
@@ -207,6 +242,18 @@ class Watch:
         """
         return self._session._verify(self)
 
+    def retarget(self) -> None:
+        """Aim at the place where its object's memory is now; its hits stay.
+
+        Raises
+        ------
+        TargetError
+            The object was closed, is gone, or is too short now. The watch is as it was.
+        NoSlotError
+            No debug register was free for it; then it is disarmed.
+        """
+        self._session._retarget(self)
+
     def disarm(self) -> None:
         """Free its debug registers; its hits stay."""
         self._session._disarm(self)
@@ -220,7 +267,7 @@ class Watch:
         lost = f", {tally.lost} lost" if tally.lost else ""
         when = f", when {self._when}" if self._when else ""
         limit = f", limit {self._limit}" if self._limit else ""
-        note = f", {self.target.note}" if self.target.note else ""
+        note = "".join(f", {note}" for note in (self.target.note, self.home.trouble) if note)
         return (
             f"<Watch {self.id} {self.name!r} {self._mode} {self.nbytes} bytes at {self.address:#x} "
             f"({self.dtype}), policy {describe(self._policy)}{when}{limit}, {self.state}, {self.slots} "

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hwwatch.errors import TargetError
 from hwwatch.targets import Target, locate, target_of
+from hwwatch.targets.expression import bound
 from hwwatch.types import Goto, Policy, Return
 
 _OPEN, _CLOSE, _QUOTES = "([{", ")]}", "'\""
@@ -90,7 +91,7 @@ def place(word: str, namespace: Mapping[str, Any], *, mode: str = "w") -> Target
         An expression as for `hwwatch.locate`; or a raw address and its length in bytes, each decimal or
         hexadecimal, as in ``0x7f0000001000:8``; for mode "x" the address alone.
     namespace : mapping
-        Where names are looked up.
+        Where names are looked up, now and later: the watch tells when a name stands for another object.
 
     Raises
     ------
@@ -103,7 +104,8 @@ def place(word: str, namespace: Mapping[str, Any], *, mode: str = "w") -> Target
         )
     address = _ADDRESS.fullmatch(word)
     if address is None:
-        return locate(word, namespace)
+        target = locate(word, namespace)
+        return replace(target, bound=bound(word, namespace)) if target.kind == "data" else target
     if address[2] is None and mode != "x":
         raise TargetError(
             f"the address {word} has no length.", hint=f"Give it in bytes, as in `{word}:8`.", slug="syntax"

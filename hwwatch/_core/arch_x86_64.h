@@ -33,9 +33,12 @@ static inline int hww_arch_swap_pair(uint64_t *pair, uint64_t old0, uint64_t old
     return done;
 }
 
+/* Its trap comes behind the instruction; in a virtual machine on an AMD processor pc was seen to stand in
+ * front of it, so that it comes again and again until somebody else moves pc or the process dies of it. */
 static inline int hww_arch_is_icebp(uint64_t pc)
 {
-    return *(const unsigned char *)(pc - 1) == 0xf1;
+    const unsigned char *code = (const unsigned char *)pc;
+    return code[-1] == 0xf1 || code[0] == 0xf1;
 }
 
 static inline void hww_arch_moment(struct hww_moment *moment, const ucontext_t *context)

@@ -29,6 +29,27 @@ def is_library(obj: object) -> bool:
     return (kind.__module__, kind.__name__) in {("_cffi_backend", "Lib"), ("cffi.api", "FFILibrary")}
 
 
+def owns(obj: Any) -> bool:
+    """Whether the memory is freed with this cdata; cffi says so only in its repr ("owning 8 bytes")."""
+    return " owning " in repr(obj)
+
+
+def structure_behind(obj: Any) -> Any:
+    """The structure that an owning pointer keeps alive, which frees the memory; None for all else."""
+    kind = _ffi().typeof(obj)
+    if kind.kind == "pointer" and kind.item.kind in ("struct", "union") and owns(obj):
+        return obj[0]
+    return None
+
+
+def owned_span(obj: Any) -> tuple[int, int]:
+    """Address and length of the memory that an owning cdata frees."""
+    ffi = _ffi()
+    kind = ffi.typeof(obj)
+    size = ffi.sizeof(kind.item) if kind.kind == "pointer" else ffi.sizeof(obj)
+    return _address(obj), size
+
+
 def cdata_dtype(kind: Any) -> np.dtype[Any]:
     """NumPy dtype that decodes a cffi type; pointers and functions become uint64."""
     ffi = _ffi()

@@ -6,7 +6,8 @@ import ast
 import builtins
 import re
 import sys
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
@@ -99,7 +100,48 @@ def locate(expression: str, namespace: Mapping[str, Any] | None = None, *, name:
     if scope.calls:
         called = f"{', '.join(scope.calls)} was called once; what it returned is watched"
         note = f"{note}; {called}" if note else called
-    return replace(target, name=name or target.name, note=note)
+    again = target.again
+    if any(map(tables.is_pandas, scope.chain)) and not scope.calls:
+        again = _again(text, node, namespace, name)
+    return replace(target, name=name or target.name, note=note, again=again)
+
+
+def bound(expression: str, namespace: Mapping[str, Any]) -> Callable[[], str] | None:
+    """Tells the name that an expression begins with, once it stands for another object in a live namespace.
+
+    Parameters
+    ----------
+    expression : str
+        Of which a place was located.
+    namespace : mapping
+        Kept, and looked into at each call.
+    """
+    node = _parse(expression.strip())
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        node = node.value
+    if not isinstance(node, ast.Name) or node.id not in namespace:
+        return None
+    name, number = node.id, id(namespace[node.id])
+    return lambda: name if name in namespace and id(namespace[name]) != number else ""
+
+
+# Evaluates the expression once more, on the same objects; what can be is kept by weak references only.
+def _again(text: str, node: ast.expr, namespace: Mapping[str, Any], name: str | None) -> Callable[[], Target]:
+    weak: dict[str, weakref.ref[Any]] = {}
+    strong: dict[str, Any] = {}
+    for used in {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)} & set(namespace):
+        try:
+            weak[used] = weakref.ref(namespace[used])
+        except TypeError:
+            strong[used] = namespace[used]
+
+    def again() -> Target:
+        same = {used: found() for used, found in weak.items()}
+        if any(value is None for value in same.values()):
+            raise ReferenceError
+        return locate(text, strong | same, name=name)
+
+    return again
 
 
 def _parse(text: str) -> ast.expr:

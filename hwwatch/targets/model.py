@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -53,6 +53,11 @@ class Target:
         Keeps the memory alive; None for a raw address.
     note : str
         What the user should know ("bit-field: the 4 bytes that hold it"); may be empty.
+    again : callable or None
+        Finds the place anew, for owners that do not tell where their memory is. Raises ReferenceError where
+        the object is gone, TargetError or what the object raises where it has no such place any more.
+    bound : callable or None
+        Name that the expression began with, where it stands for another object by now; else empty.
     kind : {"data", "code"}
         Code has one range of 1 byte, the instruction's first: an execute breakpoint needs one
         slot and no alignment.
@@ -64,6 +69,8 @@ class Target:
     dtype: np.dtype[Any]
     owner: object = field(default=None, repr=False, compare=False)
     note: str = ""
+    again: Callable[[], Target] | None = field(default=None, repr=False, compare=False)
+    bound: Callable[[], str] | None = field(default=None, repr=False, compare=False)
     kind: Literal["data", "code"] = "data"
 
     @property

@@ -7,6 +7,9 @@ kept, never a Series: one more living Series would make the next assignment copy
 from __future__ import annotations
 
 import operator
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -69,7 +72,8 @@ def pandas_target(obj: Any, what: str, *, name: str | None = None) -> Target:
         )
     values = values_of(obj, what)
     hint = "Watch one value or a short slice: `s.iloc[3:4]`."
-    return grid_target(grid_of(values), what, name=name, owner=values, note=NOTE, hint=hint)
+    target = grid_target(grid_of(values), what, name=name, owner=values, note=NOTE, hint=hint)
+    return replace(target, again=_again(obj, lambda same: pandas_target(same, what, name=name)))
 
 
 def pandas_item(obj: Any, key: Any, what: str, *, name: str | None = None) -> Target:
@@ -83,8 +87,16 @@ def pandas_item(obj: Any, key: Any, what: str, *, name: str | None = None) -> Ta
     TargetError
         No such label, or a key that selects by list or mask (pandas copies).
     """
-    how = _INDEXERS.get(type(obj).__name__, "loc")
-    series = obj.obj if type(obj).__name__ in _INDEXERS else obj
+    indexer = _INDEXERS.get(type(obj).__name__, "")
+    series = obj.obj if indexer else obj
+
+    def find(same: Any) -> Target:
+        return pandas_item(getattr(same, indexer) if indexer else same, key, what, name=name)
+
+    return replace(_item(obj, series, indexer or "loc", key, what, name), again=_again(series, find))
+
+
+def _item(obj: Any, series: Any, how: str, key: Any, what: str, name: str | None) -> Target:
     suffix: tuple[int, ...] = ()
     if series.ndim == 2:
         if not isinstance(key, tuple) or len(key) != 2:
@@ -118,6 +130,22 @@ def pandas_item(obj: Any, key: Any, what: str, *, name: str | None = None) -> Ta
         position = series.index.get_loc(key)
     axes = axes_of(position, values.shape, what)
     return grid_target(grid_of(values), what, name=name, owner=values, note=NOTE, axes=axes, suffix=suffix)
+
+
+# Finds a place anew in a pandas object that is kept by a weak reference only.
+def _again(obj: Any, find: Callable[[Any], Target]) -> Callable[[], Target] | None:
+    try:
+        weak = weakref.ref(obj)
+    except TypeError:
+        return None
+
+    def again() -> Target:
+        same = weak()
+        if same is None:
+            raise ReferenceError
+        return find(same)
+
+    return again
 
 
 # A slice by label: pandas has found it, its address tells the positions.
