@@ -68,8 +68,11 @@ def _doctor(*, as_json: bool) -> int:
     except HwwatchError as error:
         print(json.dumps({"works": False, "error": str(error)}) if as_json else f"hwwatch: {error}")
         return 1
-    print(json.dumps(found.to_dict(), indent=2) if as_json else found)
-    return 0 if found else 1
+    try:
+        print(json.dumps(found.to_dict(), indent=2) if as_json else found, flush=True)
+    except BrokenPipeError:  # the reader has seen enough; nothing is left to flush at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0 if found.works else 1
 
 
 def split_run(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -142,7 +142,7 @@ def test_perf_denied_by_a_sandbox(
     assert found["names"]
     assert found["hits"] == [1]
     assert not found["works"]
-    assert found["lines"] == 3
+    assert found["lines"] == 4
 
 
 def test_handlers_way_to_read_denied(in_child: Callable[..., Any], build: Callable[..., str]) -> None:

@@ -250,10 +250,15 @@ def test_usage_errors(tmp_path: Path, words: tuple[str, ...], message: str) -> N
 def test_doctor() -> None:
     done = hwwatch("doctor")
     assert done.returncode == 0
+    assert done.stdout.startswith("Watching works: ")
     assert "[ok] watch writes: a test access trapped" in done.stdout
     found = json.loads(hwwatch("doctor", "--json").stdout)
     assert found["works"] is True
     assert any(finding["question"] == "watch writes" for finding in found["findings"])
+    shell = f"{sys.executable} -m hwwatch doctor | head -1; echo ${{PIPESTATUS[0]}}"
+    piped = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60)
+    assert piped.stdout.splitlines()[0].startswith("Watching works: ")
+    assert (piped.stdout.splitlines()[1], piped.stderr) == ("0", "")
 
 
 REFUSED = """\
@@ -277,7 +282,7 @@ def test_where_breakpoints_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
     script(tmp_path, "print('ran')\n")
     monkeypatch.setenv("HWWATCH_BACKEND", "perf")  # others do without perf events
     doctor = python("refused.py", "doctor", "--json", cwd=tmp_path)
-    assert doctor.returncode == 1
+    assert (doctor.returncode, doctor.stderr) == (1, "")
     assert json.loads(doctor.stdout)["works"] is False
     done = python("refused.py", "run", "script.py", "--watch", "a", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")

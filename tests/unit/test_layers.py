@@ -48,7 +48,6 @@ UPWARD = {
     ("native", "interpreter"): "whoever opens the core tells it where CPython keeps its frames",
     ("targets", "code"): "a function is found by its symbol",
     ("displays", "policies"): "how a policy is written",
-    ("diagnosis", "sessions"): "gives SIGTRAP back after its test accesses",
 }
 HEAVY = ("IPython", "ipywidgets", "matplotlib", "pandas", "pyarrow", "iced_x86", "elftools", "jupyter_client")
 FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
