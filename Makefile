@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-SOURCES = pyproject.toml $(wildcard hwwatch/_core/*)
+SOURCES = pyproject.toml $(wildcard hwwatch/_core/*) $(shell find hwwatch -type d ! -name __pycache__)
 
 .PHONY: quickstart test quick stress lint bench lab clean
 

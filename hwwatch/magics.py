@@ -22,6 +22,7 @@ from hwwatch.coverages import Coverage
 from hwwatch.diagnosis import Diagnosis, doctor
 from hwwatch.displays import WatchList
 from hwwatch.errors import HwwatchError, TargetError
+from hwwatch.quiet import uninterrupted
 from hwwatch.reports import Report
 from hwwatch.sessions import Session, default_session
 from hwwatch.types import KINDS, MODES, XS, Policy
@@ -257,35 +258,36 @@ def _arm_all(
     policy: Policy,
 ) -> list[Watch]:
     """Arm all or none; those to be replaced make room first, and come back when it fails."""
-    made: list[Watch] = []
-    on_hit = "break" if args.stop else None
-    for watch in replaced:
-        watch.disarm()
-    try:
-        for place, name in zip(places, names, strict=True):
-            made.append(
-                session.watch(
-                    place,
-                    args.mode,
-                    name=name,
-                    policy=policy,
-                    when=args.when,
-                    limit=args.limit,
-                    on_hit=on_hit,
-                    hold=args.hold,
+    with uninterrupted:
+        made: list[Watch] = []
+        on_hit = "break" if args.stop else None
+        for watch in replaced:
+            watch.disarm()
+        try:
+            for place, name in zip(places, names, strict=True):
+                made.append(
+                    session.watch(
+                        place,
+                        args.mode,
+                        name=name,
+                        policy=policy,
+                        when=args.when,
+                        limit=args.limit,
+                        on_hit=on_hit,
+                        hold=args.hold,
+                    )
                 )
-            )
-    except BaseException:
-        _let_go(session, made)
-        with contextlib.suppress(HwwatchError):
-            for watch in replaced:
-                watch.enabled = True
-        raise
-    _let_go(session, replaced)
-    for watch, name in zip(made, names, strict=True):  # the names are free only now
-        if all(other.name != name for other in session.watches()):
-            watch.name = name
-    return made
+        except BaseException:
+            _let_go(session, made)
+            with contextlib.suppress(HwwatchError):
+                for watch in replaced:
+                    watch.enabled = True
+            raise
+        _let_go(session, replaced)
+        for watch, name in zip(made, names, strict=True):  # the names are free only now
+            if all(other.name != name for other in session.watches()):
+                watch.name = name
+        return made
 
 
 def _let_go(session: Session, watches: Sequence[Watch]) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
+import types
 from collections.abc import Callable
+from typing import Any
 
 from hwwatch.native import lib
 
@@ -38,10 +41,18 @@ class QuietLock:
             raise
 
     def __exit__(self, *_: object) -> None:
+        self.leave()
+        self.call_waiting()
+
+    def leave(self) -> None:
+        """Let go of it, without the call that waits for that."""
         try:
             self._lock.release()
         finally:
             lib.hww_mute(-1)
+
+    def call_waiting(self) -> None:
+        """Make the call that waits until the calling thread does not hold it any more, if there is one."""
         if self._waiting and not lib.hww_muted():
             call = self._waiting.pop(threading.get_ident(), None)
             if call is not None:
@@ -56,5 +67,55 @@ class QuietLock:
         self._waiting[threading.get_ident()] = call
 
 
+class Uninterrupted:
+    """The lock for what must be done wholly or not at all: meanwhile Ctrl-C waits.
+
+    What is done under it takes seconds at the most. The handler of SIGINT, whatever it is, is called
+    afterwards, unless that signal goes to C code, which never interrupts Python.
+    """
+
+    def __init__(self, lock: QuietLock) -> None:
+        self._lock = lock
+        self._before: Any = None
+        self._depth = 0
+        self._noted: list[types.FrameType | None] = []
+        os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        # Not amid one's own change: then a child would not be born by this thread.
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+        self._before, self._depth, self._noted = None, 0, []
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            if not self._depth:
+                before = signal.getsignal(signal.SIGINT)
+                if callable(before):
+                    self._before, self._noted = before, []
+                    signal.signal(signal.SIGINT, self._note)
+            self._depth += 1
+        self._lock.__enter__()
+
+    def _note(self, _: int, frame: types.FrameType | None) -> None:
+        self._noted.append(frame)
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.leave()
+        noted: list[types.FrameType | None] = []
+        before = None
+        if threading.current_thread() is threading.main_thread():
+            self._depth -= 1
+            if not self._depth and self._before is not None:
+                before, self._before, noted = self._before, None, self._noted
+                signal.signal(signal.SIGINT, before)
+        try:
+            self._lock.call_waiting()
+        finally:
+            if noted and before is not None:
+                before(signal.SIGINT, noted[0])
+
+
 #: Sessions share the ring, the watch table and the debug registers: so they share one lock.
 lock = QuietLock()
+uninterrupted = Uninterrupted(lock)

@@ -29,7 +29,7 @@ from hwwatch.errors import HwwatchError, NoSlotError, NotSupported, PermissionRe
 from hwwatch.ledgers import Ledger
 from hwwatch.native import lib
 from hwwatch.policies import resolve
-from hwwatch.quiet import lock
+from hwwatch.quiet import lock, uninterrupted
 from hwwatch.records import clock_offset
 from hwwatch.settings import check_hold, check_limit, check_on_hit, compile_for, settings_of, wanted_bytes
 from hwwatch.types import ArmRequest, Backend, Policy
@@ -105,25 +105,32 @@ class Session:
             raise TargetError(f'kernel={kernel!r} is none of True, False, "auto".', slug="kernel")
         place = place_of(target, mode, nbytes, name)
         pieces = pieces_of(place, mode)
-        with self._lock:
-            watch = Watch(
-                self,
-                self._next,
-                self._unique(name or place.name),
-                place,
-                pieces,
-                mode,
-                policy,
-                frames=stack,
-                kernel=kernel,
-                follow_fork=follow_fork,
-                hold=hold or place.kind == "code",
-            )
-            self._prepare(watch, policy, when, limit, on_hit)
-            self._arm(watch, self._backend if backend == "auto" else backend)
-            self._watches[watch.id] = watch
-            self._next += 1
-            return watch
+        made: list[Watch] = []
+        try:
+            with uninterrupted:
+                watch = Watch(
+                    self,
+                    self._next,
+                    self._unique(name or place.name),
+                    place,
+                    pieces,
+                    mode,
+                    policy,
+                    frames=stack,
+                    kernel=kernel,
+                    follow_fork=follow_fork,
+                    hold=hold or place.kind == "code",
+                )
+                self._prepare(watch, policy, when, limit, on_hit)
+                self._arm(watch, self._backend if backend == "auto" else backend)
+                made.append(watch)
+                self._watches[watch.id] = watch
+                self._next += 1
+                return watch
+        except BaseException:  # an interrupt that came meanwhile: nothing is armed when this raises
+            if made:
+                self.unwatch(*made)
+            raise
 
     @contextlib.contextmanager
     def watching(self, target: Any, mode: str = "w", **options: Any) -> Iterator[Watch]:
@@ -200,7 +207,7 @@ class Session:
         return select(watch.backend.partition(" ")[0]).backend
 
     def _disarm(self, watch: Watch) -> None:
-        with self._lock:
+        with uninterrupted:
             armed, watch._armed = watch._armed, None
             if armed is None:
                 return
@@ -210,7 +217,7 @@ class Session:
 
     def _set_mode(self, watch: Watch, mode: str) -> None:
         check_mode(mode)
-        with self._lock:
+        with uninterrupted:
             if mode == watch._mode:
                 return
             if (mode == "x") != (watch._mode == "x"):
@@ -241,7 +248,7 @@ class Session:
         on_hit: Any = _UNCHANGED,
     ) -> None:
         """Change options of a watch, armed or not; refused ones leave it as it was."""
-        with self._lock:
+        with uninterrupted:
             policy = watch._policy if policy is _UNCHANGED else policy
             when = watch._when if when is _UNCHANGED else when
             limit = watch._limit if limit is _UNCHANGED else limit
@@ -267,7 +274,7 @@ class Session:
         return batch.stopped
 
     def _set_enabled(self, watch: Watch, on: bool) -> None:
-        with self._lock:
+        with uninterrupted:
             if not watch.armed or watch._armed is None:
                 if on:
                     if self._watches.get(watch.id) is not watch:
@@ -280,7 +287,7 @@ class Session:
             watch._enabled = on
 
     def _retarget(self, watch: Watch) -> None:
-        with self._lock:
+        with uninterrupted:
             target, home = watch.home.found(watch.target)
             if home is watch.home:
                 return
@@ -362,7 +369,7 @@ class Session:
 
     def unwatch(self, *which: Watch | int | str) -> None:
         """Disarm and forget watches by object, id or name, without arguments all; their hits stay."""
-        with self._lock:
+        with uninterrupted:
             chosen = [self.find(item) for item in which] if which else list(self._watches.values())
             for watch in chosen:
                 self._disarm(watch)
@@ -438,7 +445,7 @@ class Session:
 
     def clear(self) -> None:
         """Forget recorded hits; watches stay armed."""
-        with self._lock:
+        with uninterrupted:
             self._ledger.clear(set(self._watches))
             # Other sessions may still want their hits of this stretch.
             wanted = [session._ledger.start for session in list(_sessions) if session._ledger.entries]
@@ -476,7 +483,7 @@ class Session:
 
     def close(self) -> None:
         """Disarm everything, and give SIGTRAP back when no other session needs it."""
-        with self._lock:
+        with uninterrupted:
             for watch in list(self._watches.values()):
                 self._disarm(watch)
                 watch._let_go()

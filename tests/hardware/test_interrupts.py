@@ -1,0 +1,143 @@
+"""Ctrl-C at any moment: what was asked for is done wholly or not at all, and the interrupt is not lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+
+def test_interrupts_at_random(in_child: Callable[..., Any]) -> None:
+    def work():
+        import contextlib
+        import random
+
+        def descriptors():
+            found = []
+            for name in os.listdir("/proc/self/fd"):
+                with contextlib.suppress(OSError):
+                    found.append("perf_event" in os.readlink(f"/proc/self/fd/{name}"))
+            return sum(found)
+
+        chance, stop, sent = random.Random(1), threading.Event(), [0]
+        array, known = np.zeros(8), []
+
+        def pester():
+            while not stop.is_set():
+                time.sleep(chance.uniform(0, 0.004))
+                sent[0] += 1
+                os.kill(os.getpid(), signal.SIGINT)
+
+        def turn():
+            w = hwwatch.watch(array[3:4], "w", name="x")
+            known.append(w)
+            w.mode = "rw"
+            w.policy = "skip"
+            array[3] = 1
+            w.when = "new > 5"
+            w.enabled = False
+            w.enabled = True
+            hwwatch.timeline()
+            hwwatch.unwatch(w)
+            with hwwatch.watching(array[5:7]):
+                array[5] = 1
+            hwwatch.clear()
+
+        wrong, interrupts = [], 0
+        thread = threading.Thread(target=pester)
+        thread.start()
+        end = time.monotonic() + 8
+        while time.monotonic() < end:
+            try:
+                turn()
+            except KeyboardInterrupt:
+                interrupts += 1
+            except Exception as error:
+                wrong.append(f"{type(error).__name__}: {error}")
+            try:
+                armed = [w for w in hwwatch.watches() if w.armed]
+                if any(w.slots > 2 or (w.name not in ("x", "x (2)") and "@" not in w.name) for w in armed):
+                    wrong.append(repr(armed))
+                hwwatch.unwatch()
+            except KeyboardInterrupt:
+                interrupts += 1
+        stop.set()
+        while True:
+            try:
+                thread.join()
+                time.sleep(0.01)
+                break
+            except KeyboardInterrupt:
+                continue
+        hwwatch.unwatch()
+        left = descriptors()
+        w = hwwatch.watch(array[3:4])
+        array[3] = 77
+        return wrong[:5], interrupts > 50, left, w.timeline()["new"].tolist()[-1:], w.lost
+
+    assert in_child(work) == [[], True, 0, [77.0], 0]
+
+
+@pytest.mark.parametrize("place", ["watch", "disarm", "mode", "unwatch"])
+def test_interrupt_amid_a_change_comes_after_it(in_child: Callable[..., Any], place: str) -> None:
+    def work(place):
+        import hwwatch.backends.perf as perf
+
+        array = np.zeros(8)
+        w = None if place == "watch" else hwwatch.watch(array[3:4])
+        inner = {"watch": "arm", "disarm": "disarm", "unwatch": "disarm", "mode": "modify"}[place]
+        real = getattr(perf.PerfBackend, inner)
+        steps = []
+
+        def amid(self, *arguments):
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(1000):
+                pass  # many chances for Python to raise it here
+            steps.append("begun")
+            answer = real(self, *arguments)
+            steps.append("done")
+            return answer
+
+        setattr(perf.PerfBackend, inner, amid)
+        try:
+            if place == "watch":
+                hwwatch.watch(array[3:4])
+            elif place == "mode":
+                w.mode = "rw"
+            else:
+                getattr(w, place, lambda: hwwatch.unwatch(w))()
+            steps.append("not interrupted")
+        except KeyboardInterrupt:
+            steps.append("interrupted")
+        setattr(perf.PerfBackend, inner, real)
+        array[3] = 1
+        float(array[3])
+        return steps, [(w.armed, w.mode, w.hits) for w in hwwatch.watches()]
+
+    steps, watches = in_child(work, place)
+    assert steps == ["begun", "done", "interrupted"]
+    expected = {"watch": [], "disarm": [[False, "w", 0]], "mode": [[True, "rw", 2]], "unwatch": []}
+    assert watches == expected[place]
+
+
+def test_the_programs_own_handler_is_called(in_child: Callable[..., Any]) -> None:
+    def work():
+        seen = []
+        signal.signal(signal.SIGINT, lambda number, frame: seen.append((number, frame is not None)))
+        import hwwatch.backends.perf as perf
+
+        real = perf.PerfBackend.arm
+
+        def amid(self, request):
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(1000):
+                pass
+            seen.append("armed")
+            return real(self, request)
+
+        perf.PerfBackend.arm = amid
+        w = hwwatch.watch(np.zeros(1))
+        return seen, w.armed, signal.getsignal(signal.SIGINT).__name__
+
+    assert in_child(work) == [["armed", [2, True]], True, "<lambda>"]
