@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hwwatch.names import thread_names
+
 if TYPE_CHECKING:
     from hwwatch.watchpoints import Watch
 
@@ -25,20 +27,6 @@ class Thread:
     blocks_sigtrap: bool
     pending_sigtrap: bool
     running: bool
-
-
-def thread_names() -> dict[int, str]:
-    """Names of living threads by kernel thread id: Python's where it has one, else the kernel's."""
-    names: dict[int, str] = {}
-    for task in Path("/proc/self/task").iterdir():
-        try:
-            names[int(task.name)] = (task / "comm").read_text().rstrip("\n")
-        except OSError:  # ended meanwhile
-            continue
-    names |= {
-        thread.native_id: thread.name for thread in threading.enumerate() if thread.native_id is not None
-    }
-    return names
 
 
 def threads() -> list[Thread]:
@@ -88,6 +76,36 @@ def _descendants(pid: int) -> Iterator[int]:
         for child in map(int, children):
             yield child
             yield from _descendants(child)
+
+
+def started_programs() -> list[tuple[int, str]]:
+    """Children, grandchildren … that run a program of their own: by `subprocess`, spawn, forkserver.
+
+    A forked child has its arguments and environment where its parent has them; exec(2) puts them elsewhere
+    (proc_pid_stat(5), arg_start and env_start; with address space layout randomization).
+
+    Returns
+    -------
+    list of (int, str)
+        Process ids and names (comm).
+    """
+    own = _image("self")
+    found = []
+    for pid in _descendants(os.getpid()):
+        image = _image(str(pid))
+        if image is not None and own is not None and image[1] != own[1] and any(image[1]):
+            found.append((pid, image[0]))
+    return found
+
+
+def _image(process: str) -> tuple[str, list[str]] | None:
+    """A process' name, and where its arguments and environment begin; None where it has ended."""
+    try:
+        head, _, rest = Path(f"/proc/{process}/stat").read_text().rpartition(")")
+    except OSError:
+        return None
+    fields = rest.split()
+    return head.partition("(")[2], [field for field in (fields[45], fields[47]) if field != "0"]
 
 
 def _runs(pid: int) -> bool:
@@ -383,7 +401,14 @@ def describe(watch: Watch, tally: Tally) -> WatchCoverage:
         notes.append(
             "its mode was changed with all debug registers taken: writes of that moment may have been missed"
         )
-    children = "forked children followed" if watch.follow_fork else "children not followed"
+    children = "children not followed"
+    if watch.follow_fork:
+        children = "forked children followed, programs that are started not"
+    if watch.shared:
+        notes += [
+            f"process {pid} ({name}) runs a program of its own: not followed, and may have this memory"
+            for pid, name in started_programs()
+        ]
     return WatchCoverage(
         watch.name,
         watch.id,

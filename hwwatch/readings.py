@@ -42,7 +42,7 @@ def whole(
     for stretch in track(ledger.completed(), ledger.ring().committed() - ledger.start, "timeline"):
         made.append(builder.columns(stretch.hits, stretch.parts))
     frame = frame_of(join(made))
-    frame.attrs["hwwatch"] = attributes(coverage(), none.torn)
+    frame.attrs["hwwatch"] = attributes(coverage(), ledger.ring().read(0, 0).torn)
     return frame
 
 
@@ -66,8 +66,9 @@ def pieces(
         The hits were cleared meanwhile.
     """
     with lock:
-        none, start = ledger.ring().read(0, 0), ledger.start
+        start = ledger.start
         present, stretches = ledger.planned()
+        none = ledger.ring().read(0, 0)
         builder = Builder(watches, clock, stack=stack, registers=registers, present=present)
         frame = frame_of(builder.columns(none, []))
         frame.attrs["hwwatch"] = attributes(coverage(), none.torn)

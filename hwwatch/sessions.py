@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from hwwatch import deliveries, interpreter, native, safepoints
+from hwwatch import deliveries, interpreter, names, native, safepoints
 from hwwatch.arming import (
     SLOTS,
     check_frames,
@@ -550,6 +550,7 @@ def _close_all() -> None:
 
 
 def _after_fork() -> None:
+    names.forked()
     for session in list(_sessions):
         session._forget_parent()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from hwwatch.attribution import Life, Rows
 from hwwatch.code.arguments import columns
 from hwwatch.code.source import Frame, Source, cell_log, current_cells
 from hwwatch.columns import Columns, category, decode, is_wide, nullable, objects, one_category
-from hwwatch.coverages import thread_names
+from hwwatch.names import Names
 from hwwatch.native import lib
 from hwwatch.records import Hits
 from hwwatch.watchpoints import Watch
@@ -66,7 +65,7 @@ class Builder:
         self.stack, self.registers = stack, registers
         self.wanted = {watch.id for watch in watches}
         self.source = Source()
-        self.threads = thread_names()
+        self.names = Names()
         self.cells = current_cells()
         self.present = present and [life for life in present if life.watch in self.wanted]
         self.seen = 0  # rows so far, of all watches
@@ -364,12 +363,8 @@ class _Table:
         """Thread, tid, pid."""
         tids, codes = np.unique(self.records["tid"], return_inverse=True)
         pids = self.records["pid"]
-        names = self.builder.threads
-        here = os.getpid()
-        labels = []
-        for i, tid in enumerate(tids.tolist()):
-            pid = int(pids[np.argmax(codes == i)])
-            labels.append(names.get(tid, f"thread {tid}") if pid == here else f"process {pid}")
+        firsts = [int(pids[np.argmax(codes == i)]) for i in range(len(tids))]
+        labels = [self.builder.names.of(tid, pid) for tid, pid in zip(tids.tolist(), firsts, strict=True)]
         return {
             "thread": category(codes.astype(np.int64), labels),
             "tid": self.records["tid"].astype(np.int64),

@@ -206,6 +206,11 @@ class Watch:
         return self._armed is not None and self._armed.gap
 
     @property
+    def shared(self) -> bool:
+        """Whether it is armed on memory that other processes may have as well."""
+        return self._armed is not None and self._armed.request.shared
+
+    @property
     def unsure_threads(self) -> int:
         """Threads that, while it was armed, might have been creating others, which then lack it."""
         return self._armed.unsure if self._armed is not None else 0

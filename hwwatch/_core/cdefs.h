@@ -213,7 +213,7 @@ enum hww_on_full { HWW_FULL_SPILL, HWW_FULL_DROP, HWW_FULL_STOP };
 
 struct hww_shared {
     uint32_t protocol;
-    uint32_t reserved;
+    uint32_t names;       /* [trap] newest struct hww_name; 0: none */
     uint64_t capacity;    /* ring slots, a power of two */
     uint64_t head;        /* [trap] next position to reserve; changes together with spill */
     uint64_t spill;       /* [trap] position from which on records are in the spill file; 0: none are */
@@ -255,6 +255,14 @@ struct hww_stack {
     uint32_t kind; /* 2 */
     uint32_t nframes;
     /* struct hww_frame frames[nframes], innermost first */
+};
+
+/* What a thread, or a process by its main thread, was called when it first made a hit, or later. */
+struct hww_name {
+    uint32_t before; /* arena id of the one before; 0: none */
+    int32_t tid, pid;
+    uint32_t given; /* by Python, which knows better than the kernel */
+    char name[48];  /* UTF-8 */
 };
 
 /* Where CPython keeps what the frame reader needs; offsets in bytes. Filled by hwwatch/interpreter.py. */
@@ -334,6 +342,9 @@ int hww_trap_simulate(uint64_t cookie, uint32_t flags, uint64_t pc, const uint64
 /* condition.c */
 int hww_condition_true(const struct hww_settings *settings, const unsigned char *old_bytes,
                        const unsigned char *new_bytes, uint64_t hits, uint64_t thread);
+
+/* names.c */
+int hww_name_note(int32_t tid, int32_t pid, const char *name, uint32_t given);
 
 /* thread.c */
 void hww_mute(int change);

@@ -119,6 +119,9 @@ void hww_notify(struct hww_thread *self);
 
 uint32_t hww_frames_walk(struct hww_thread *self, uint32_t nframes, uint32_t *flags);
 
+/* names.c */
+void hww_name_thread(const struct hww_thread *self);
+
 /* intern.c */
 uint32_t hww_intern_find(uint64_t hash, int (*same)(const void *entry, const void *key), const void *key);
 void *hww_intern_reserve(uint32_t size, uint32_t *id);

@@ -39,6 +39,7 @@ void hww_thread_identify(struct hww_thread *self)
     if (__builtin_expect(self->pid != pid, 0)) {
         self->tid = (pid_t)syscall(SYS_gettid);
         self->pid = pid;
+        hww_name_thread(self);
     }
 }
 

@@ -49,7 +49,7 @@ def test_rows_carry_the_childs_pid(in_child: Callable[..., Any]) -> None:
         "lines": [0, 3, 4, 7],
         "threads": 2,
         "tally": [4, 4, 0],
-        "children": "forked children followed",
+        "children": "forked children followed, programs that are started not",
     }
 
 
@@ -194,3 +194,97 @@ def test_killed_child_leaves_whole_records(in_child: Callable[..., Any]) -> None
         }
 
     assert in_child(work) == {"consecutive": True, "last": [-1, True], "balance": 0, "lost": True}
+
+
+def test_names_of_threads_and_processes_that_have_ended(in_child: Callable[..., Any], load: Any) -> None:
+    def work(path):
+        import multiprocessing
+
+        library = ctypes.CDLL(path)
+        library.in_thread.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+        array = np.zeros(8, np.int64)
+        hwwatch.watch(array[3:4])
+
+        def inside():
+            thread = threading.Thread(target=array.__setitem__, args=(3, 1))
+            thread.start()
+            thread.join()
+            library.in_thread(array[3:].ctypes.data, b"of C")
+
+        process = multiprocessing.get_context("fork").Process(target=inside, name="Simulation ☂ 7")
+        process.start()
+        process.join()
+        if not os.fork():
+            array[3] = 2
+            os._exit(0)
+        os.wait()
+        library.in_thread(array[3:].ctypes.data, b"blas 3")
+        asked = threading.Thread(target=lambda: (array.__setitem__(3, 4), hwwatch.timeline()), name="asked")
+        asked.start()
+        asked.join()
+        frame = hwwatch.timeline()
+        with open("/proc/self/comm") as comm:
+            program = comm.read().strip()
+        return frame.thread.tolist(), frame.tid.tolist(), frame.pid.tolist(), program
+
+    source = """
+    #define _GNU_SOURCE
+    #include <pthread.h>
+    struct work { volatile long *place; const char *name; };
+    static void *body(void *given)
+    {
+        struct work *work = given;
+        pthread_setname_np(pthread_self(), work->name);
+        *work->place = 3;
+        return 0;
+    }
+    void in_thread(void *place, const char *name)
+    {
+        struct work work = {place, name};
+        pthread_t thread;
+        pthread_create(&thread, 0, body, &work);
+        pthread_join(thread, 0);
+    }
+    """
+    names, tids, pids, program = in_child(work, load(source)._name)
+    worker = f"process {pids[0]} (Simulation ☂ 7)"
+    assert names == [
+        worker,
+        f"{worker} of C",
+        f"process {pids[2]} ({program})",
+        f"blas 3 ({tids[3]})",
+        "asked",
+    ]
+
+
+def test_programs_that_share_the_memory_are_named(in_child: Callable[..., Any]) -> None:
+    """subprocess, spawn and forkserver are not followed: where they may write, the coverage says so."""
+
+    def work():
+        import mmap
+        import subprocess
+        import sys
+
+        array = np.zeros(8)
+        mapping = np.frombuffer(mmap.mmap(-1, 4096), np.int64)
+        shared, private = hwwatch.watch(mapping[:1]), hwwatch.watch(array[3:4])
+        forked = os.fork()
+        if not forked:
+            time.sleep(30)
+            os._exit(0)
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+            time.sleep(0.2)
+            notes = shared.coverage.notes, private.coverage.notes
+            text = shared.coverage.children
+            child.communicate(b"\n")
+        after = shared.coverage.notes
+        os.kill(forked, signal.SIGKILL)
+        os.wait()
+        return notes, text, after, child.pid
+
+    (shared, private), text, after, pid = in_child(work)
+    assert len(shared) == 1
+    assert shared[0].startswith(f"process {pid} (python")
+    assert "not followed" in shared[0]
+    assert (private, after) == ([], [])
+    assert "programs that are started not" in text
