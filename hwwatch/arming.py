@@ -10,6 +10,7 @@ import numpy as np
 from hwwatch import native
 from hwwatch.errors import NoSlotError, TargetError
 from hwwatch.native import lib
+from hwwatch.processes import tracers
 from hwwatch.targets import Target, cover_pieces, split_pieces, target_of
 from hwwatch.targets.model import Piece
 from hwwatch.types import MODES
@@ -69,8 +70,12 @@ def no_slot(watch: Watch, free: int, holders: Sequence[Watch]) -> NoSlotError:
     """The error for a watch that would fit, were enough registers free; names who holds them."""
     ours = ", ".join(f"{other.name} ({other.slots})" for other in holders) or "no watch of this process"
     foreign = SLOTS - free - sum(other.slots for other in holders)
-    others = f" and {foreign} by a debugger or another program" if foreign > 0 else ""
+    debuggers = tracers() if foreign > 0 else ()
+    named = ", ".join(f"{process.name} (pid {process.pid})" for process in debuggers)
+    others = f" and {foreign} by {named or 'a debugger or another program'}" if foreign > 0 else ""
     hint = f"Free one: `%unwatch {holders[0].name}`." if holders else "Detach the debugger that holds them."
+    if not holders and debuggers:
+        hint = f"Detach {debuggers[0].name}, or delete watchpoints there."
     return NoSlotError(
         f"cannot watch {watch.name} ({watch.nbytes} bytes at {watch.address:#x}): needs {watch.slots} of "
         f"{SLOTS} debug registers, {free} free; taken by {ours}{others}.",

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwwatch.names import thread_names
+from hwwatch.processes import ASLEEP, descendants, runs, started_programs
 
 if TYPE_CHECKING:
     from hwwatch.watchpoints import Watch
 
-_ASLEEP = ("S", "I", "Z", "X")  # interruptibly, idle, dead: proc(5), /proc/pid/stat, field 3
 _SIGTRAP_BIT = 1 << 4  # signal 5, in the hexadecimal masks of /proc/<pid>/status
 
 
@@ -48,7 +48,7 @@ def threads() -> list[Thread]:
                 name,
                 bool(int(masks.get("SigBlk", "0"), 16) & _SIGTRAP_BIT),
                 bool(int(masks.get("SigPnd", "0"), 16) & _SIGTRAP_BIT),
-                not masks.get("State", "S").startswith(_ASLEEP),
+                not masks.get("State", "S").startswith(ASLEEP),
             )
         )
     return found
@@ -63,60 +63,7 @@ def hits_on_their_way() -> bool:
     own = threading.get_native_id()
     if any(t.running and not t.blocks_sigtrap for t in threads() if t.tid != own):
         return True
-    return any(_runs(pid) for pid in _descendants(os.getpid()))
-
-
-def _descendants(pid: int) -> Iterator[int]:
-    """Processes that came from this one; none where the kernel does not say (CONFIG_PROC_CHILDREN)."""
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = path.read_text().split()
-        except OSError:  # ended meanwhile
-            continue
-        for child in map(int, children):
-            yield child
-            yield from _descendants(child)
-
-
-def started_programs() -> list[tuple[int, str]]:
-    """Children, grandchildren … that run a program of their own: by `subprocess`, spawn, forkserver.
-
-    A forked child has its arguments and environment where its parent has them; exec(2) puts them elsewhere
-    (proc_pid_stat(5), arg_start and env_start; with address space layout randomization).
-
-    Returns
-    -------
-    list of (int, str)
-        Process ids and names (comm).
-    """
-    own = _image("self")
-    found = []
-    for pid in _descendants(os.getpid()):
-        image = _image(str(pid))
-        if image is not None and own is not None and image[1] != own[1] and any(image[1]):
-            found.append((pid, image[0]))
-    return found
-
-
-def _image(process: str) -> tuple[str, list[str]] | None:
-    """A process' name, and where its arguments and environment begin; None where it has ended."""
-    try:
-        head, _, rest = Path(f"/proc/{process}/stat").read_text().rpartition(")")
-    except OSError:
-        return None
-    fields = rest.split()
-    return head.partition("(")[2], [field for field in (fields[45], fields[47]) if field != "0"]
-
-
-def _runs(pid: int) -> bool:
-    """Whether a thread of a process has the CPU, or waits for it or in the kernel."""
-    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
-        try:
-            if path.read_text().rpartition(")")[2].split()[0] not in _ASLEEP:
-                return True
-        except (OSError, IndexError):
-            continue
-    return False
+    return any(runs(pid) for pid in descendants(os.getpid()))
 
 
 @dataclass(frozen=True)

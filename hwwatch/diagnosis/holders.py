@@ -13,8 +13,8 @@ from typing import Any
 from hwwatch import sessions
 from hwwatch.arming import SLOTS
 from hwwatch.coverages import Thread, threads
-from hwwatch.diagnosis.processes import Process, perf_users, tracers
 from hwwatch.errors import HwwatchError
+from hwwatch.processes import Process, perf_users, tracers
 from hwwatch.types import Backend
 
 _SIG_DFL, _SIG_IGN = 0, 1

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hwwatch import interpreter, native
-from hwwatch.diagnosis.processes import status_of
+from hwwatch.processes import status_of
 
 #: Capabilities that matter here, by number (linux/capability.h).
 _CAPABILITIES = {38: "CAP_PERFMON", 21: "CAP_SYS_ADMIN", 19: "CAP_SYS_PTRACE"}

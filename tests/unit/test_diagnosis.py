@@ -12,8 +12,8 @@ from hwwatch.diagnosis import remedies
 from hwwatch.diagnosis.findings import Diagnosis, Finding
 from hwwatch.diagnosis.holders import Holders, SignalOwner
 from hwwatch.diagnosis.machines import Machine
-from hwwatch.diagnosis.processes import Process
 from hwwatch.diagnosis.trials import STEPS, Trial
+from hwwatch.processes import Process
 from hwwatch.types import MODES
 
 MACHINE = Machine(

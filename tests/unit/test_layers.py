@@ -18,7 +18,7 @@ LAYERS = (
     "errors cells",
     "types _core",
     "native",
-    "columns names programs progress quiet records storages",
+    "columns names processes programs progress quiet records storages",
     "safepoints",
     "targets",
     "code",

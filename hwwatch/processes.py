@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+ASLEEP = ("S", "I", "Z", "X")  # interruptibly, idle, dead: proc(5), /proc/pid/stat, field 3
+
 
 class Process(NamedTuple):
     """A process by id and name (proc(5), comm)."""
@@ -57,3 +59,55 @@ def _perf_descriptors(pid: int) -> Iterator[str]:
             with contextlib.suppress(OSError):
                 if "[perf_event]" in os.readlink(entry.path):
                     yield entry.name
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """Processes that came from this one; none where the kernel does not say (CONFIG_PROC_CHILDREN)."""
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = path.read_text().split()
+        except OSError:  # ended meanwhile
+            continue
+        for child in map(int, children):
+            yield child
+            yield from descendants(child)
+
+
+def started_programs() -> list[Process]:
+    """Children, grandchildren … that run a program of their own: by `subprocess`, spawn, forkserver.
+
+    A forked child has its arguments and environment where its parent has them; exec(2) puts them elsewhere
+    (proc_pid_stat(5), arg_start and env_start; with address space layout randomization).
+
+    Returns
+    -------
+    list of Process
+    """
+    own = _image("self")
+    found = []
+    for pid in descendants(os.getpid()):
+        image = _image(str(pid))
+        if image is not None and own is not None and image[1] != own[1] and any(image[1]):
+            found.append(Process(pid, image[0]))
+    return found
+
+
+def _image(process: str) -> tuple[str, list[str]] | None:
+    """A process' name, and where its arguments and environment begin; None where it has ended."""
+    try:
+        head, _, rest = Path(f"/proc/{process}/stat").read_text().rpartition(")")
+    except OSError:
+        return None
+    fields = rest.split()
+    return head.partition("(")[2], [field for field in (fields[45], fields[47]) if field != "0"]
+
+
+def runs(pid: int) -> bool:
+    """Whether a thread of a process has the CPU, or waits for it or in the kernel."""
+    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+        try:
+            if path.read_text().rpartition(")")[2].split()[0] not in ASLEEP:
+                return True
+        except (OSError, IndexError):
+            continue
+    return False
