@@ -48,7 +48,7 @@ def _parsed(magic: Any, line: str) -> Any:
 
 @magics_class
 class WatchMagics(Magics):
-    """``%watch``, ``%%watch``, ``%unwatch``, ``%watch_timeline``, ``%watch_plot``, and what they need."""
+    """``%watch``, ``%%watch``, ``%unwatch``, ``%watch_timeline``, ``%watch_plot``, ``%watch_export`` …"""
 
     shell: Any  # never None once registered
 
@@ -228,6 +228,40 @@ class WatchMagics(Magics):
         session = default_session()
         with _one_line():
             return session.plot(*[_which(session, word) for word in args.which], kind=args.kind, x=args.x)
+
+    @no_var_expand
+    @line_magic
+    @magic_arguments()
+    @argument(
+        "file",
+        metavar="FILE",
+        help="Its suffix says how: .csv, .parquet, .feather, .json (an object a line), .trace.json (Perfetto), "
+        ".html (a page with tables and pictures). Quotes around it where it has blanks.",
+    )
+    @argument("which", metavar="ID|NAME", nargs="*", help="Only hits of these watches, also of former ones.")
+    @argument("--overwrite", action="store_true", help="Take the place of a file of that name.")
+    @argument("--stack", action="store_true", help="Add the Python call stack of each hit.")
+    @argument("--registers", action="store_true", help="Add the general registers of each hit.")
+    def watch_export(self, line: str) -> None:
+        """Write the recorded hits to a file.
+
+        Examples
+        --------
+          %watch_export hits.parquet
+
+          %watch_export report.html a[3] --overwrite
+        """
+        args = _parsed(self.watch_export, line)
+        session = default_session()
+        with _one_line():
+            file, hits = session._export(
+                args.file,
+                tuple(_which(session, word) for word in args.which),
+                overwrite=args.overwrite,
+                stack=args.stack,
+                registers=args.registers,
+            )
+        print(f"{hits} hit{'' if hits == 1 else 's'} written to {file}")
 
     @line_magic
     def watch_coverage(self, line: str) -> Coverage:

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from hwwatch.coverages import Coverage
+    from hwwatch.digests import Digest
 
-_KEYS = ("watch", "access", "action", "function", "file", "line", "exact")
+KEYS = ("watch", "access", "action", "function", "file", "line", "exact")
+ALSO = ("cell", "symbol")
 _HEAD = ["line", "hits", "watch", "access", "element", "action", "values", "code", "function", "symbol"]
 _MOST_VALUES = 4
 _MOST_CODE = 60
@@ -34,10 +36,18 @@ class Report:
     """
 
     def __init__(self, frame: pd.DataFrame, coverage: Coverage, *, most: int = 40) -> None:
-        self.lines = grouped(frame, _KEYS, also=("cell", "symbol"))
+        self.lines = grouped(frame, KEYS, also=ALSO)
         self.coverage = coverage
         self._hits = len(frame)
         self._most = most
+
+    @classmethod
+    def of(cls, digest: Digest, coverage: Coverage, *, most: int = 40) -> Report:
+        """Of a timeline in pieces, which were added up by `KEYS` and `ALSO`."""
+        report = cls.__new__(cls)
+        report.lines, report.coverage = digest.lines(), coverage
+        report._hits, report._most = digest.hits, most
+        return report
 
     def _head(self) -> list[str]:
         names = self.lines["watch"].nunique() > 1
