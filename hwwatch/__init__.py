@@ -372,9 +372,10 @@ def export(
     The file has its name when it is whole; until then it is a hidden one in the same folder, which is removed
     on failure. Hits are written piece by piece, as `Session.frames` has them.
 
-    Columns are those of `timeline`, ``seq`` among them. Where a format has no type for the values (CSV: all but
-    float64, int64 and bool; Parquet and Feather: complex numbers, bytes, records, and values of several dtypes)
-    they are text, and a column ``dtype`` after them says of which NumPy dtype they were. `load` undoes that.
+    Columns are those of `timeline`, ``seq`` among them; times in text are ISO 8601, elements are text such as
+    ``(2, 3)``. Where a format has no type for the values (CSV: all but float64, int64 and bool; Parquet and
+    Feather: complex numbers, bytes, records, and values of several dtypes) they are text, and a column
+    ``dtype`` after them says of which NumPy dtype they were. `load` undoes all that.
     """
     return _session(session).export(path, *which, overwrite=overwrite, stack=stack, registers=registers)
 
@@ -390,7 +391,8 @@ def load(path: str | os.PathLike[str]) -> pd.DataFrame:
     -------
     DataFrame
         With the columns, dtypes and objects that `timeline` had; records of several fields are tuples. From
-        CSV the argument columns of calls have the dtypes that pandas infers, and there are no `attrs`.
+        CSV, categories are in order of appearance, the arguments of calls have the dtypes that pandas infers,
+        and there are no `attrs`.
 
     Raises
     ------

@@ -104,15 +104,14 @@ def _candidates(shell: Any, magic: str, line: words.Words) -> Iterable[str]:
 
 
 def _files(word: str) -> list[str]:
-    """Folders that begin so, and names that an export may have."""
+    """Names that an export may have, and folders that begin so."""
     folder, slash, start = word.rpartition("/")
-    with contextlib.suppress(OSError):
-        entries = [e for e in os.scandir(os.path.expanduser(folder + slash) or ".") if e.name.startswith(start)]
-        found = [f"{folder}{slash}{e.name}/" for e in entries if e.is_dir() and " " not in e.name]
-        shown = [name for name in sorted(found) if start.startswith(".") or "/." not in f"/{name}"]
-        stem = start.partition(".")[0] or "hits"
-        return [*(f"{folder}{slash}{stem}{suffix}" for suffix in SUFFIXES if (stem + suffix).startswith(start)), *shown]
-    return []
+    stem = start.partition(".")[0] or "hits"
+    names = [stem + suffix for suffix in SUFFIXES]
+    with contextlib.suppress(OSError), os.scandir(os.path.expanduser(folder + slash) or ".") as entries:
+        found = [entry.name for entry in entries if entry.is_dir() and " " not in entry.name]
+        names += sorted(f"{name}/" for name in found if name.startswith(".") == start.startswith("."))
+    return [f"{folder}{slash}{name}" for name in names if name.startswith(start)]
 
 
 def _expressions(shell: Any, word: str) -> list[str]:

@@ -87,7 +87,7 @@ class Digest:
 
 def _known(value: Any) -> Any:
     """A value that can be compared; all that is missing is None."""
-    return None if value is None or not isinstance(value, tuple) and not _is_itself(value) else value
+    return value if isinstance(value, tuple) or (value is not None and _is_itself(value)) else None
 
 
 def _is_itself(value: Any) -> bool:

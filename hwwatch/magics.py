@@ -235,8 +235,8 @@ class WatchMagics(Magics):
     @argument(
         "file",
         metavar="FILE",
-        help="Its suffix says how: .csv, .parquet, .feather, .json (an object a line), .trace.json (Perfetto), "
-        ".html (a page with tables and pictures). Quotes around it where it has blanks.",
+        help="Its suffix says how: .csv, .parquet, .feather, .json (an object a line), .trace.json (for "
+        "Perfetto), .html (a page with tables and pictures). Quotes around it where it has blanks.",
     )
     @argument("which", metavar="ID|NAME", nargs="*", help="Only hits of these watches, also of former ones.")
     @argument("--overwrite", action="store_true", help="Take the place of a file of that name.")

@@ -50,11 +50,12 @@ class Report:
         return report
 
     def _head(self) -> list[str]:
-        names = self.lines["watch"].nunique() > 1
-        modes = any(access != "write" for access in self.lines["access"])
-        elements = any(len(elements) > 0 for elements in self.lines["elements"])
-        actions = any(action != "continued" for action in self.lines["action"])
-        chosen = {"watch": names, "access": modes, "element": elements, "action": actions}
+        chosen = {
+            "watch": self.lines["watch"].nunique() > 1,
+            "access": any(access != "write" for access in self.lines["access"]),
+            "element": any(len(elements) > 0 for elements in self.lines.get("elements", ())),
+            "action": any(action != "continued" for action in self.lines.get("action", ())),
+        }
         return [name for name in _HEAD if chosen.get(name, True)]
 
     def _rows(self, head: list[str]) -> list[tuple[str, ...]]:
@@ -80,7 +81,7 @@ class Report:
 
     def _title(self) -> str:
         names = ", ".join(watch.name for watch in self.coverage.watches)
-        lines = len(self.lines.drop_duplicates(["file", "line", "exact"]))
+        lines = len(self.lines.drop_duplicates(_present(self.lines, "file", "line", "exact")))
         return f"{names}: {_plural(self._hits, 'hit')} by {_plural(lines, 'line')}"
 
     def __str__(self) -> str:
@@ -121,12 +122,17 @@ def _cell(row: dict[Any, Any], name: str) -> str:
     if name == "code":
         code = linecache.getline(row["file"], row["line"]).strip() if _known(row) else ""
         return code if len(code) <= _MOST_CODE else f"{code[: _MOST_CODE - 1]}…"
-    value = row[name]
+    value = row.get(name)
     return str(value) if isinstance(value, str | int) else ""
 
 
 def _known(row: dict[Any, Any]) -> bool:
-    return isinstance(row["file"], str) and isinstance(row["line"], int)
+    return isinstance(row.get("file"), str) and isinstance(row.get("line"), int)
+
+
+# Without any of them, all rows are one.
+def _present(lines: pd.DataFrame, *names: str) -> list[str]:
+    return [name for name in names if name in lines.columns] or ["hits"]
 
 
 def _value(value: Any) -> str:

@@ -1,7 +1,7 @@
 """Timelines as files: CSV, Parquet, Feather, JSON lines, traces for Perfetto, and pages for people.
 
-All writers take the timeline piece by piece, so that it may be larger than memory, and know no session. A file
-appears under its name when it is whole.
+All writers take the timeline piece by piece, so that it may be larger than memory, and know no session. A
+file appears under its name when it is whole.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 
 from hwwatch.errors import PackageMissing
-from hwwatch.exports.values import plain
+from hwwatch.exports.values import is_objects, plain
 
-#: Kinds of dtypes for which Arrow has types.
-KINDS = ("b", "i", "u", "f", "m", "M")
+#: Dtypes, or kinds of them, that come back from both formats; of times, Parquet has no whole seconds.
+NATIVE = ("b", "i", "u", "f", "m", "datetime64[ms]", "datetime64[us]", "datetime64[ns]")
 #: Where pandas looks for `DataFrame.attrs` in a Parquet file.
 ATTRS = b"PANDAS_ATTRS"
 
@@ -63,7 +63,7 @@ def _write(frames: Iterator[pd.DataFrame], begin: Callable[[Any], Any], *, empty
     try:
         for frame in frames:
             attrs = frame.attrs
-            frame = plain(frame, KINDS)
+            frame = plain(frame, NATIVE)
             if writer is None:
                 schema = _schema(frame, attrs)
                 writer = begin(schema)
@@ -93,7 +93,7 @@ def _schema(frame: pd.DataFrame, attrs: dict[Any, Any]) -> Any:
             dtype = frame[field.name].dtype
             if isinstance(dtype, pd.CategoricalDtype):
                 kind = pa.dictionary(pa.int32(), pa.string())
-            elif dtype == object:  # the first piece may have none of the texts to come
+            elif is_objects(dtype):  # the first piece may have none of the texts to come
                 kind = pa.string()
         fields.append(pa.field(field.name, kind))
     return pa.schema(fields, metadata)

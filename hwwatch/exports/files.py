@@ -35,7 +35,9 @@ def check_place(path: Path, *, overwrite: bool) -> None:
 
 
 def _exists(path: Path) -> ExportExists:
-    return ExportExists(f"{path} exists.", hint="Name another file, or say `overwrite=True`.")
+    return ExportExists(
+        f"{path} exists.", hint="Name another file, or allow it: `overwrite=True`, `--overwrite`."
+    )
 
 
 @contextlib.contextmanager
@@ -62,10 +64,15 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     except OSError as error:
         if isinstance(error, ExportError):
             raise
-        raise ExportError(f"cannot write {path}: {error.strerror or error}.") from error
+        raise ExportError(f"cannot write {path}: {reason(error)}.") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def reason(error: OSError) -> str:
+    """What the system says, in its own words: those of libraries are long and name other files."""
+    return os.strerror(error.errno) if error.errno else " ".join(str(error).split())
 
 
 def _give_name(temporary: Path, path: Path, *, overwrite: bool) -> None:

@@ -1,4 +1,4 @@
-"""A timeline as a page: tables, pictures and coverage in one HTML file that needs no other, and no scripts."""
+"""A timeline as a page: tables, pictures and coverage in one HTML file, which needs no other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ _MOST_INSTRUCTIONS = 40
 _DPI = 144
 _STYLE = """\
 :root { color-scheme: light dark; --ink: #1b1b1f; --ground: #fff; --line: #d5d5dc; --soft: #f4f4f7; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e6ea; --ground: #17171b; --line: #3b3b44; --soft: #212127; } }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e6ea; --ground: #17171b; --line: #3b3b44; --soft: #212127; }
+}
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--ground);
   max-width: 76rem; margin: 2rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.6rem; margin-bottom: .2rem; }
@@ -31,7 +33,7 @@ h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding: .3rem 0; }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top; white-space: nowrap; }
+th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
 thead th { background: var(--soft); position: sticky; top: 0; }
 img { max-width: 100%; height: auto; }
 summary { cursor: pointer; }
@@ -121,9 +123,9 @@ class _Page:
         )
         if self.sample.thinned:
             yield (
-                f"<p>Drawn from {len(frame):,} of {_hits(self.lines.hits)}, which its titles count: of each "
-                "stretch of time the first and last of each place, line and thread, and those with the lowest "
-                "and highest value.</p>"
+                f"<p>Drawn from {len(frame):,} of {_hits(self.lines.hits)}, which the titles count: of each "
+                "stretch the first and last of each place, line and thread, and those with the lowest and "
+                "highest value.</p>"
             )
 
     def _instructions(self) -> str:
@@ -131,7 +133,9 @@ class _Page:
         if not set(INSTRUCTION) & set(found.columns):
             return "<p>This timeline names no instructions.</p>"
         found = found.sort_values("hits", ascending=False, kind="stable")
-        names = [name for name in ("hits", *INSTRUCTION, "reads", "writes", "changed") if name in found.columns]
+        names = [
+            name for name in ("hits", *INSTRUCTION, "reads", "writes", "changed") if name in found.columns
+        ]
         rows = [[_cell(row[name]) for name in names] for row in found[names].to_dict("records")]
         more = len(rows) - _MOST_INSTRUCTIONS
         below = f"<p>… and {more} more; the timeline has all.</p>" if more > 0 else ""
@@ -144,14 +148,27 @@ class _Page:
         short = shortened(files)
         left_out = self.lines.hits - len(self.first) - len(self.last)
         start = self.times[0] if self.times else None
-        head = ("seq", "s", "watch", "element", "access", "old", "new", "line", "function", "thread", "action")
+        head = (
+            "seq",
+            "s",
+            "watch",
+            "element",
+            "access",
+            "old",
+            "new",
+            "line",
+            "function",
+            "thread",
+            "action",
+        )
         rows: list[Any] = [_row(row, head, short, start) for row in self.first]
         if left_out > 0:
             rows.append([f"… {left_out:,} more", *[""] * (len(head) - 1)])
         rows += [_row(row, head, short, start) for row in self.last]
         yield "<h2>The hits</h2>"
         count = f"the first and the last {_ENDS}" if left_out > 0 else "all of them"
-        yield f"<details><summary>{count}, in order of recording</summary>{_wide(table_html(head, rows))}</details>"
+        summary = f"<summary>{count}, in order of recording</summary>"
+        yield f"<details>{summary}{_wide(table_html(head, rows))}</details>"
 
 
 def _row(

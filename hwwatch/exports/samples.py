@@ -67,7 +67,9 @@ class Sample:
             if isinstance(column.dtype, pd.CategoricalDtype)
         }
         pieces = [
-            piece.assign(**{str(name): piece[name].cat.set_categories(labels) for name, labels in grown.items()})
+            piece.assign(
+                **{str(name): piece[name].cat.set_categories(labels) for name, labels in grown.items()}
+            )
             for piece in self._pieces
             if len(piece)
         ]

@@ -37,7 +37,7 @@ def write_csv(frames: Iterator[pd.DataFrame], path: Path) -> int:
 
 
 def _written(column: pd.Series[Any]) -> list[Any]:
-    """The items of a column as `csv.writer` writes them: floats so that the same come back, None as nothing."""
+    """The items of a column for `csv.writer`: floats are read back as the same, None is nothing."""
     if isinstance(column.dtype, np.dtype) and column.dtype.kind == "f":
         floats: list[Any] = column.tolist()
         return floats
@@ -53,11 +53,11 @@ def write_json(frames: Iterator[pd.DataFrame], path: Path) -> int:
     rows = 0
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         for frame in frames:
-            table = {_index_name(frame): frame.index.tolist()} | {str(name): listed(frame[name]) for name in frame.columns}
-            names = list(table)
+            names = [_index_name(frame), *map(str, frame.columns)]
+            columns = [frame.index.tolist(), *(listed(frame[name]) for name in frame.columns)]
             file.writelines(
                 f"{json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False, allow_nan=False)}\n"
-                for row in zip(*table.values(), strict=True)
+                for row in zip(*columns, strict=True)
             )
             rows += len(frame)
     return rows
@@ -75,7 +75,7 @@ def listed(column: pd.Series[Any]) -> list[Any]:
         items: list[Any] = column.tolist()
         return items
     if isinstance(column.dtype, pd.Int64Dtype):
-        whole: list[Any] = column.to_numpy(object, na_value=None).tolist()
+        whole: list[Any] = column.astype(object).where(column.notna(), None).tolist()
         return whole
     return [json_value(item) for item in column.tolist()]
 

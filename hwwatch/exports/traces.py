@@ -1,7 +1,8 @@
 """Timelines as traces for Perfetto and chrome://tracing.
 
-The format is the "Trace Event Format" of Chrome: an object with a list of events, whose times are microseconds.
-Threads are tracks, hits are instants on them with all columns as arguments, and each watched number is a counter.
+The format is the "Trace Event Format" of Chrome: an object with a list of events, whose times are
+microseconds. Threads are tracks, hits are instants on them with all columns as arguments, and each watched
+number is a counter.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class _Trace:
         return {"producer": f"hwwatch {hwwatch.__version__}", "ts 0 is": start}
 
     def events(self, frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
-        """Of one piece: the names of threads that are new, then an instant a hit and the value that it left."""
+        """Of one piece: names of threads that are new, an instant for each hit, the value that it left."""
         check(frame)
         if not len(frame):
             return
@@ -75,7 +76,9 @@ class _Trace:
             yield from self._introduce(pid, tid, str(threads[seq]))
             ts = (int(when[seq]) - self._first) / 1000
             arguments = {"seq": json_value(frame.index[seq])}
-            arguments |= {name: _safe(item) for name, item in zip(names, row, strict=True) if item is not None}
+            arguments |= {
+                name: _safe(item) for name, item in zip(names, row, strict=True) if item is not None
+            }
             yield {
                 "name": f"{watches[seq]} {accesses[seq]}",
                 "cat": str(accesses[seq]),

@@ -14,6 +14,7 @@ import pandas as pd
 DTYPE = "dtype"
 VALUES = ("old", "new")
 
+_NAT = -(2**63)
 _COMPLEX = re.compile(r"(.*[^e])([+-](?:nan|inf|[\d.]+(?:e[+-]?\d+)?))j")
 _NAMES = {"nan": float("nan"), "inf": float("inf")}
 
@@ -31,17 +32,16 @@ def plain(frame: pd.DataFrame, native: Sequence[str]) -> pd.DataFrame:
     out = frame.copy(deep=False)
     values = [name for name in VALUES if name in frame.columns]
     if any(str(frame[name].dtype) not in native and frame[name].dtype.kind not in native for name in values):
-        kinds = pd.Series("", frame.index, dtype=object)
+        kinds: list[str | None] = [None] * len(frame)
         for name in values:
-            column = frame[name].to_numpy()  # of objects, or all of one dtype
-            known = [kind_of(value) for value in column]
-            kinds = kinds.where(kinds != "", pd.Series(known, frame.index, dtype=object))
-            out[name] = pd.Series([value_text(value) for value in column], frame.index, dtype=object)
-        kinds = kinds.where(kinds != "", None).astype(object)
-        out.insert(int(out.columns.get_indexer([values[-1]])[0]) + 1, DTYPE, kinds)
-    for name, column in out.items():
-        if column.dtype == object and name not in (*values, DTYPE):
-            out[name] = pd.Series(_texts(column.tolist()), frame.index, dtype=object)
+            items = list(frame[name].to_numpy())  # of objects, or all of one dtype
+            kinds = [kind or kind_of(item) for kind, item in zip(kinds, items, strict=True)]
+            out[name] = pd.Series([value_text(item) for item in items], frame.index, dtype=object)
+        place = out.columns.tolist().index(values[-1]) + 1
+        out.insert(place, DTYPE, pd.Series(kinds, frame.index, dtype=object))
+    for column in frame.columns:
+        if column not in values and is_objects(frame[column].dtype):
+            out[column] = pd.Series(_texts(frame[column].tolist()), frame.index, dtype=object)
     return out
 
 
@@ -59,16 +59,21 @@ def _texts(items: list[Any]) -> list[str | None]:
     return out
 
 
+def is_objects(dtype: Any) -> bool:
+    """Whether a column holds Python objects."""
+    return isinstance(dtype, np.dtype) and dtype.kind == "O"
+
+
 def _text(item: Any) -> str | None:
     if item is None or item is pd.NA or (isinstance(item, float) and item != item):
         return None
     return item if isinstance(item, str) else str(item)
 
 
-def kind_of(value: Any) -> str:
-    """Of which dtype a value of the columns old and new is; empty for none."""
+def kind_of(value: Any) -> str | None:
+    """Of which dtype a value of the columns old and new is; None for no value."""
     if value is None:
-        return ""
+        return None
     if isinstance(value, np.generic):
         return str(value.dtype) if value.dtype.kind != "V" or value.dtype.names is None else "record"
     if isinstance(value, np.ndarray):
@@ -93,7 +98,7 @@ def value_text(value: Any) -> str | None:
 
 def value_of(text: Any, kind: Any) -> Any:
     """The value of a text that `value_text` made of one of this kind; records are tuples then."""
-    if not isinstance(kind, str) or kind == "":
+    if not isinstance(kind, str):
         return None
     text = text if isinstance(text, str) else ""  # of CSV, where no text and none are the same
     if kind in ("bytes", "record", "array", "tuple"):
@@ -107,9 +112,9 @@ def value_of(text: Any, kind: Any) -> Any:
         case "S":
             return np.bytes_(literal(text))
         case "m":
-            return np.timedelta64("NaT" if text == "NaT" else int(text), np.datetime_data(dtype)[0])
+            return np.array(_NAT if text == "NaT" else int(text), np.int64).view(dtype)[()]
         case "M":
-            return np.datetime64(text, np.datetime_data(dtype)[0])
+            return np.array(text, dtype)[()]
         case "c":
             return _complex(text, dtype)
     return dtype.type(text)

@@ -83,9 +83,7 @@ def draw(
     return _panels(frame, kind, ax, x, legend, shown)
 
 
-def _panels(
-    frame: pd.DataFrame, kind: str, ax: Axes | None, x: str, legend: bool, shown: bool
-) -> Axes:
+def _panels(frame: pd.DataFrame, kind: str, ax: Axes | None, x: str, legend: bool, shown: bool) -> Axes:
     every = marks(frame, x, MOST_LINES, MOST_THREADS)
     panels, left_out = ([elements_panel(frame)], "") if kind == "elements" else value_panels(frame, every)
     own = ax is None
@@ -142,8 +140,8 @@ def _bars(frame: pd.DataFrame, kind: str, ax: Axes | None, legend: bool, shown: 
     if groups.others:
         palette[-1] = OTHER
     draw_bars(ax, groups, sorts(frame), palette, monospace=kind == "by_instruction", legend=legend)
-    shown = ", ".join(names) if len(names) <= 3 else f"{len(names)} watches"
-    ax.set_title(f"{shown}: hits {kind.replace('_', ' ')}", loc="left", fontsize="medium")
+    title = ", ".join(names) if len(names) <= 3 else f"{len(names)} watches"
+    ax.set_title(f"{title}: hits {kind.replace('_', ' ')}", loc="left", fontsize="medium")
     return ax
 
 
