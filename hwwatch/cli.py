@@ -6,8 +6,11 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from hwwatch import __version__
@@ -42,7 +45,8 @@ What belongs to whom: all that follows the script's name goes to the script, up 
 there on all is hwwatch's. Options of hwwatch may also stand before the script, where each --watch takes one
 EXPR; after `--`, or when --watch came before, no later word is taken for hwwatch's.
 
-The exit status is the script's.
+The exit status is the script's. A script that is killed, or ends itself by os._exit, shows nothing; before
+SIGTERM ends it, the hits are shown, as soon as Python comes to it.
 """
 
 
@@ -168,14 +172,64 @@ def _run_script(script: Sequence[str], args: argparse.Namespace) -> int:
     except HwwatchError as error:
         print(f"hwwatch: {error}", file=sys.stderr)
         return 1
+    report = partial(_report, session, wishes, args.output, overwrite=args.overwrite)
     try:
-        status = run_script(code, script, wishes, session, args.mode)
+        with _before_sigterm(report):
+            status = run_script(code, script, wishes, session, args.mode)
     finally:
         if os.getpid() == here:  # a forked child comes this way, too
-            _report(session, wishes, args.output, overwrite=args.overwrite)
+            with contextlib.suppress(OSError):  # standard output may be closed
+                sys.stdout.flush()
+            report()
     if status < 0:
         _interrupted()
     return status
+
+
+@contextlib.contextmanager
+def _before_sigterm(report: Callable[[], None]) -> Iterator[None]:
+    """Report before a SIGTERM ends the script, unless the script decides itself what that does."""
+
+    def end() -> None:
+        report()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def handle(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends it at once
+        if lock.held_here():
+            lock.when_free(end)
+        else:
+            end()
+
+    def take_back() -> None:
+        if signal.getsignal(signal.SIGTERM) is handle:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    # A child has Python's default again. A signal that comes to it before it has waits until then; else
+    # Python would drop it.
+    masks: dict[int, set[int]] = {}  # by thread
+
+    def before_fork() -> None:
+        masks[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def after_fork() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop(threading.get_ident()))
+
+    def in_child() -> None:
+        take_back()
+        after_fork()
+
+    from hwwatch.quiet import lock
+
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    os.register_at_fork(before=before_fork, after_in_parent=after_fork, after_in_child=in_child)
+    signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        take_back()
 
 
 def _prove(mode: str) -> None:
@@ -188,8 +242,6 @@ def _prove(mode: str) -> None:
 def _report(session: Session, wishes: Sequence[Wish], output: Path | None, *, overwrite: bool) -> None:
     """What was seen, on standard error."""
     watches = [wish.watch for wish in wishes if wish.watch is not None]
-    with contextlib.suppress(OSError):  # standard output may be closed
-        sys.stdout.flush()
     lines = []
     if watches:
         coverage = session.coverage()
