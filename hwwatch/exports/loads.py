@@ -21,7 +21,7 @@ from hwwatch.timelines import ACCESSES, ACTIONS, CONFIDENCES, ORIGINS, REGISTERS
 #: Of the columns of a CSV file, all but `time`, `old` and `new`; the others are what a reader infers.
 DTYPES = {
     "seq": "int64",
-    **dict.fromkeys(("changed", "exact"), "bool"),
+    **dict.fromkeys(("changed", "exact", "after_free"), "bool"),
     **dict.fromkeys(("nbytes", "tid", "pid"), "int64"),
     **dict.fromkeys(("address", "pc", *REGISTERS, "rflags"), "uint64"),
     **dict.fromkeys(("line", "column", "cell"), "Int64"),

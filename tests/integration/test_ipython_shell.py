@@ -324,7 +324,7 @@ def test_plot_in_a_shell(in_shell: InShell) -> None:
         "%watch_plot --kind pie",
     )
     assert [cell.error for cell in done[:4]] == [""] * 4, done
-    assert ast.literal_eval(done[3].value) == ("number of the hit (seq)", 1, "a[3]: 5 hits", [1])
+    assert ast.literal_eval(done[3].value) == ("number of the hit (seq)", 1, "a[3] · [3]: 5 hits", [1])
     assert "hits by line" in done[6].value
     assert "there is no watch 'z'" in done[7].err
     assert "invalid choice: 'nothing'" in done[8].err
