@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,7 @@ from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
 from IPython.display import display
 
-from hwwatch import cells, completion, sessions, words
+from hwwatch import cells, completion, displays, sessions, words
 from hwwatch.code.source import cell_log
 from hwwatch.coverages import Coverage
 from hwwatch.diagnosis import Diagnosis, doctor
@@ -361,6 +362,7 @@ def load(shell: Any) -> None:
     """Register magics and completion with a shell; twice is as good as once."""
     unload(shell)
     shell.register_magics(WatchMagics)
+    displays.notebook_folder = os.getcwd() if getattr(shell, "kernel", None) is not None else None
     completion.register(shell)
     shell.events.register("pre_run_cell", cell_log.enter)
     shell.events.register("post_run_cell", cell_log.leave)

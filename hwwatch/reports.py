@@ -6,7 +6,7 @@ import html
 import linecache
 from typing import TYPE_CHECKING, Any
 
-from hwwatch.displays import element_text, place, table_html, table_text, zero_hits
+from hwwatch.displays import Markup, element_text, place, place_html, table_html, table_text, zero_hits
 from hwwatch.summaries import grouped
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Report:
         }
         return [name for name in _HEAD if chosen.get(name, True)]
 
-    def _rows(self, head: list[str]) -> list[tuple[str, ...]]:
+    def _rows(self, head: list[str]) -> list[tuple[Any, ...]]:
         return [
             tuple(_cell(row, name) for name in head) for row in self.lines.head(self._most).to_dict("records")
         ]
@@ -94,11 +94,21 @@ class Report:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
+        return self.to_html(links=True)
+
+    def to_html(self, *, links: bool) -> str:
+        """As HTML, `links` to files or none: those of a notebook lead nowhere from elsewhere."""
         if not self._hits:
             return f"<p>{html.escape(str(self))}</p>"
         head = self._head()
+        rows = [list(row) for row in self._rows(head)]
+        for row, line in zip(rows, self.lines.to_dict("records"), strict=False):
+            if links:
+                row[head.index("line")] = place_html(line)
+            code = head.index("code")
+            row[code] = Markup(f"<code>{html.escape(row[code])}</code>" if row[code] else "")
         below = "".join(f"<p>{html.escape(line)}</p>" for line in self._summary())
-        return table_html(_shown(head), self._rows(head), self._title()) + below
+        return table_html(_shown(head), rows, self._title()) + below
 
 
 def _shown(head: list[str]) -> list[str]:
@@ -110,7 +120,7 @@ def _plural(number: int, noun: str) -> str:
 
 
 # One cell of the table, by column.
-def _cell(row: dict[Any, Any], name: str) -> str:
+def _cell(row: dict[Any, Any], name: str) -> str | int:
     if name == "line":
         return place(row)
     if name == "values":
@@ -123,7 +133,7 @@ def _cell(row: dict[Any, Any], name: str) -> str:
         code = linecache.getline(row["file"], row["line"]).strip() if _known(row) else ""
         return code if len(code) <= _MOST_CODE else f"{code[: _MOST_CODE - 1]}…"
     value = row.get(name)
-    return str(value) if isinstance(value, str | int) else ""
+    return value if isinstance(value, str | int) else ""
 
 
 def _known(row: dict[Any, Any]) -> bool:

@@ -86,7 +86,7 @@ class _Page:
         parts = [f"<h1>{html.escape(title)}</h1>", *self._about()]
         if self.lines.hits:
             parts.append("<h2>Who did it</h2>")
-            parts.append(_wide(Report.of(self.lines, coverage, most=200)._repr_html_()))
+            parts.append(_wide(Report.of(self.lines, coverage, most=200).to_html(links=False)))
             parts.append("<h2>Over time</h2>")
             parts += self._picture()
             parts.append("<h2>By instruction</h2>")

@@ -40,8 +40,8 @@ def test_cell_magic_keeps_out_and_shows_its_hits(new_kernel: NewKernel) -> None:
     kernel = new_kernel()
     got = kernel.run("%%watch a[3]\n\na[3] = 7\nfor i in range(3):\n    a[3] = i\na[3] * 10")  # In [2]
     assert got.value == "np.float64(20.0)"
-    assert "<td>In [2]:3</td><td>1</td>" in got.html
-    assert "<td>In [2]:5</td><td>3</td>" in got.html
+    assert '<td>In [2]:3</td><td class="number">1</td>' in got.html
+    assert '<td>In [2]:5</td><td class="number">3</td>' in got.html
     assert "7.0 → 2.0" in got.html
     assert kernel.run("print(Out[2], len(hwwatch.watches()), len(hwwatch.timeline()))").out == "20.0 0 4\n"
 
