@@ -1,7 +1,7 @@
 """Timelines as files: CSV, Parquet, Feather, JSON lines, traces for Perfetto, and pages for people.
 
 All writers take the timeline piece by piece, so that it may be larger than memory, and know no session. A
-file appears under its name when it is whole.
+file appears under its name when it is whole. This module imports neither pandas nor pyarrow.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwwatch.errors import TargetError
-from hwwatch.exports.arrow import need_arrow
+from hwwatch.errors import PackageMissing, TargetError
 from hwwatch.exports.files import check_place, replacing
 
 if TYPE_CHECKING:
@@ -50,6 +50,24 @@ def suffix_of(path: str | os.PathLike[str]) -> str:
     if _WRITERS[found][0] == "arrow":
         need_arrow(found)
     return found
+
+
+def need_arrow(suffix: str) -> None:
+    """Raise where pyarrow is not installed; it is not imported, which would start threads.
+
+    Raises
+    ------
+    PackageMissing
+    """
+    try:
+        found = find_spec("pyarrow") is not None
+    except (ImportError, ValueError):  # blocked, or half there
+        found = False
+    if not found:
+        raise PackageMissing(
+            f"{suffix} files need pyarrow, which is not installed.",
+            hint="Install it: `pip install 'hwwatch[arrow]'`; .csv needs nothing.",
+        )
 
 
 def check_file(path: str | os.PathLike[str], *, overwrite: bool) -> Path:

@@ -9,29 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from hwwatch.errors import PackageMissing
 from hwwatch.exports.values import is_objects, plain
 
 #: Dtypes, or kinds of them, that come back from both formats; of times, Parquet has no whole seconds.
 NATIVE = ("b", "i", "u", "f", "m", "datetime64[ms]", "datetime64[us]", "datetime64[ns]")
 #: Where pandas looks for `DataFrame.attrs` in a Parquet file.
 ATTRS = b"PANDAS_ATTRS"
-
-
-def need_arrow(suffix: str) -> None:
-    """Raise where pyarrow is not installed.
-
-    Raises
-    ------
-    PackageMissing
-    """
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError as error:
-        raise PackageMissing(
-            f"{suffix} files need pyarrow, which is not installed.",
-            hint="Install it: `pip install 'hwwatch[arrow]'`; .csv needs nothing.",
-        ) from error
 
 
 def write_parquet(frames: Iterator[pd.DataFrame], path: Path) -> int:

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from hwwatch.errors import ExportError, TargetError
-from hwwatch.exports.arrow import ATTRS, need_arrow
+from hwwatch.exports import need_arrow
+from hwwatch.exports.arrow import ATTRS
 from hwwatch.exports.files import reason
 from hwwatch.exports.values import DTYPE, VALUES, element_of, literal, value_of
 from hwwatch.summaries import check, times
