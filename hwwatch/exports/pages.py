@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,9 @@ class _Page:
 
     def _picture(self) -> Iterator[str]:
         frame = self.sample.frame()
-        light, dark = (_png(frame, style) for style in ("default", "dark_background"))
+        light, dark = (
+            _png(frame, style, thinned=self.sample.thinned) for style in ("default", "dark_background")
+        )
         text = f"The values that the watched places held over time: {_hits(self.lines.hits)}."
         yield (
             f'<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
@@ -202,7 +205,7 @@ def _wide(text: str) -> str:
     return f'<div class="wide">{text}</div>'
 
 
-def _png(frame: pd.DataFrame, style: str) -> str:
+def _png(frame: pd.DataFrame, style: str, *, thinned: bool) -> str:
     """A picture as a URL that holds it, without a ground of its own."""
     import matplotlib.style
 
@@ -211,5 +214,8 @@ def _png(frame: pd.DataFrame, style: str) -> str:
     file = io.BytesIO()
     with matplotlib.style.context(style):
         figure: Any = draw(frame, shown=False).figure
+        for ax in figure.axes if thinned else ():
+            title = ax.get_title(loc="left").partition(", of which")[0]
+            ax.set_title(re.sub("hits?$", r"drawn \g<0>", title), loc="left", fontsize="medium")
         figure.savefig(file, format="png", dpi=_DPI, transparent=True)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

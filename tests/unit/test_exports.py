@@ -180,6 +180,8 @@ def test_sample_keeps_what_stands_out(history: Callable[..., pd.DataFrame]) -> N
     assert few.index.is_monotonic_increasing
     assert (few.old.iloc[1:].to_numpy() == few.new.iloc[:-1].to_numpy()).all()  # no gap that there was not
     assert few.attrs == frame.attrs
+    for at in range(0, 3000, 250):  # as fine everywhere
+        assert few.loc[at : at + 249].shape[0] > 4
 
 
 # Traces
