@@ -18,7 +18,7 @@ MOST = 200_000
 _COLUMNS = 1024
 _DRAWN = (
     *("time", "watch", "access", "old", "new", "changed", "element", "address"),
-    *("function", "file", "line", "cell", "thread", "tid", "pid", "action", "exact"),
+    *("symbol", "function", "file", "line", "cell", "thread", "tid", "pid", "action", "exact"),
 )
 
 
