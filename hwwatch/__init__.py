@@ -19,16 +19,22 @@ from typing import TYPE_CHECKING, Any
 from hwwatch.errors import (
     CanaryError,
     ConditionError,
+    ExportError,
+    ExportExists,
     FrameError,
     HwwatchError,
     NoSlotError,
     NotSupported,
+    PackageMissing,
     PermissionRefused,
     TargetError,
 )
 from hwwatch.types import Goto, Mode, Policy, Return
 
 if TYPE_CHECKING:
+    import os
+    from pathlib import Path
+
     import pandas as pd
     from matplotlib.axes import Axes
 
@@ -45,12 +51,15 @@ __all__ = [
     "CanaryError",
     "ConditionError",
     "Coverage",
+    "ExportError",
+    "ExportExists",
     "FrameError",
     "Goto",
     "HwwatchError",
     "Mode",
     "NoSlotError",
     "NotSupported",
+    "PackageMissing",
     "PermissionRefused",
     "Policy",
     "Return",
@@ -61,7 +70,9 @@ __all__ = [
     "clear",
     "coverage",
     "doctor",
+    "export",
     "include",
+    "load",
     "load_ipython_extension",
     "locate",
     "plot",
@@ -312,6 +323,91 @@ def plot(
     (``plt.show()``) and no setting of matplotlib is changed.
     """
     return _session(session).plot(*which, kind=kind, ax=ax, x=x, legend=legend)
+
+
+def export(
+    path: str | os.PathLike[str],
+    *which: Watch | int | str,
+    overwrite: bool = False,
+    stack: bool = False,
+    registers: bool = False,
+    session: Session | None = None,
+) -> Path:
+    """Write the timeline to a file.
+
+    Parameters
+    ----------
+    path : path
+        Its suffix says how: ``.csv``; ``.parquet`` or ``.feather`` (with pyarrow, the extra ``arrow``);
+        ``.json`` or ``.jsonl``, an object a line; ``.trace.json`` for Perfetto and chrome://tracing, threads
+        as tracks, hits as instants, watched numbers as counters; ``.html``, a page that needs no other file,
+        with tables, pictures and coverage.
+    *which : Watch, int or str
+        Only hits of these watches; default: all, also of watches that were disarmed.
+    overwrite : bool
+        Take the place of a file of that name.
+    stack, registers : bool
+        As in `timeline`.
+    session : Session, optional
+        Default: the one that all module functions share.
+
+    Returns
+    -------
+    Path
+        Of the file, absolute.
+
+    Raises
+    ------
+    TargetError
+        The suffix is none of these; there is no such watch.
+    ExportExists
+        There is such a file already (also a FileExistsError).
+    ExportError
+        It could not be written (also an OSError).
+    PackageMissing
+        pyarrow is not installed (also an ImportError).
+
+    Notes
+    -----
+    The file has its name when it is whole; until then it is a hidden one in the same folder, which is removed
+    on failure. Hits are written piece by piece, as `Session.frames` has them.
+
+    Columns are those of `timeline`, ``seq`` among them; times in text are ISO 8601, elements are text such as
+    ``(2, 3)``. Where a format has no type for the values (CSV: all but float64, int64 and bool; Parquet and
+    Feather: complex numbers, bytes, records, and values of several dtypes) they are text, and a column
+    ``dtype`` after them says of which NumPy dtype they were. `load` undoes all that.
+    """
+    return _session(session).export(path, *which, overwrite=overwrite, stack=stack, registers=registers)
+
+
+def load(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read a timeline back that was exported as ``.csv``, ``.parquet`` or ``.feather``.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    DataFrame
+        With the columns, dtypes and objects that `timeline` had; records of several fields are tuples. From
+        CSV, categories are in order of appearance, the arguments of calls have the dtypes that pandas infers,
+        and there are no `attrs`.
+
+    Raises
+    ------
+    TargetError
+        The suffix is none of these.
+    ExportError
+        There is no such file, or it holds something else.
+    FrameError
+        It holds a table that is no timeline.
+    PackageMissing
+        pyarrow is not installed.
+    """
+    from hwwatch.exports.loads import load as read
+
+    return read(path)
 
 
 def clear(*, session: Session | None = None) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.abc
 import importlib.util
+import os
 import sys
 import threading
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +55,23 @@ class TimelineAccessor:
         from hwwatch.plots import draw
 
         return draw(self._frame, kind=kind, ax=ax, x=x, legend=legend)
+
+    def export(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write it to a file; see `hwwatch.export`.
+
+        Parameters
+        ----------
+        path : path
+            Its suffix says how.
+        overwrite : bool
+
+        Returns
+        -------
+        Path
+        """
+        from hwwatch.exports import write
+
+        return write([self._frame], path, overwrite=overwrite)[0]
 
     def by_line(self) -> pd.DataFrame:
         """Hits by the Python line that made them, those with most hits first.
@@ -110,7 +129,7 @@ class TimelineAccessor:
 
     def __repr__(self) -> str:
         count = f"{len(self._frame)} hits of {self._frame['watch'].nunique()} watches"
-        return f"<timeline of {count}: plot(), by_line(), by_instruction(), values(watch)>"
+        return f"<timeline of {count}: plot(), by_line(), by_instruction(), values(watch), export(file)>"
 
 
 class _Arrival(importlib.abc.MetaPathFinder):

@@ -6,8 +6,11 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from hwwatch import __version__
@@ -15,18 +18,24 @@ from hwwatch.errors import HwwatchError
 from hwwatch.types import MODES
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hwwatch.coverages import Coverage
+    from hwwatch.reports import Report
     from hwwatch.scripts import Wish
     from hwwatch.sessions import Session
+    from hwwatch.watchpoints import Watch
 
 _ABOUT = """\
 Hardware watchpoints for Python: who wrote to my array?
 
   hwwatch doctor                          what this machine allows
   hwwatch run script.py --watch 'a[3]'    which lines of a script write to a[3]
+      --out hits.parquet                  … and all hits in a file
 """
 _RUN = """\
-hwwatch run script.py [ARG ...] --watch EXPR [EXPR ...] [-m w|rw|r|x] [-o FILE.csv]
-       hwwatch run --watch EXPR [-m w|rw|r|x] [-o FILE.csv] [--] script.py [ARG ...]"""
+hwwatch run script.py [ARG ...] --watch EXPR [EXPR ...] [-m w|rw|r|x] [-o FILE [--overwrite]]
+       hwwatch run --watch EXPR [-m w|rw|r|x] [-o FILE [--overwrite]] [--] script.py [ARG ...]"""
 _RUN_ABOUT = """\
 Run a script as `python script.py` does. Each EXPR is looked up in the script's globals, before every line of
 its top level until it names a place; then that place is watched. At the end the hits are shown by line, on
@@ -36,8 +45,12 @@ What belongs to whom: all that follows the script's name goes to the script, up 
 there on all is hwwatch's. Options of hwwatch may also stand before the script, where each --watch takes one
 EXPR; after `--`, or when --watch came before, no later word is taken for hwwatch's.
 
-The exit status is the script's.
+The exit status is the script's. A script that is killed, or ends itself by os._exit, shows nothing; before
+SIGTERM ends it, the hits are shown, as soon as Python comes to it.
 """
+
+
+_WITH_VALUE = ("--watch", "-m", "--mode", "-o", "--out", "--output")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,7 +98,7 @@ def split_run(words: Sequence[str]) -> tuple[list[str], list[str]]:
     at, closed = 0, False
     while at < len(words) and words[at].startswith("-") and not closed:
         closed = words[at] == "--"
-        takes_value = words[at] in ("--watch", "-m", "--mode", "-o", "--output")
+        takes_value = words[at] in _WITH_VALUE
         if words[at] == "--watch" and at + 1 < len(words):
             own.append(f"--watch={words[at + 1]}")
         elif not closed:
@@ -112,15 +125,29 @@ def _run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "-m", "--mode", choices=MODES, metavar="w|rw|r|x", default="w", help="default: writes"
     )
-    parser.add_argument("-o", "--output", metavar="FILE.csv", help="write the whole timeline here as well")
+    parser.add_argument(
+        "-o",
+        "--out",
+        "--output",
+        dest="output",
+        metavar="FILE",
+        help="write all hits here as well: .csv, .parquet, .feather, .json (an object a line), .trace.json "
+        "(Perfetto), .html (a page with tables and pictures)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="FILE may exist")
     own, script = split_run(argv)
     args = parser.parse_args(own)
     if not script:
         parser.error("a script is needed")
     if not args.watch:
         parser.error("nothing to watch: --watch EXPR is needed")
-    if args.output is not None and not args.output.endswith(".csv"):
-        parser.error(f"-o {args.output}: the name must end in .csv")
+    if args.output is not None:
+        from hwwatch.exports import check_file
+
+        try:
+            args.output = check_file(args.output, overwrite=args.overwrite)  # before the script may leave
+        except HwwatchError as error:
+            parser.error(f"-o: {error}")
     return _run_script(script, args)
 
 
@@ -139,21 +166,70 @@ def _run_script(script: Sequence[str], args: argparse.Namespace) -> int:
         print_exception(error, full)
         return 1
     wishes = [Wish(text) for words in args.watch for text in split(words)]
-    output = args.output and os.path.abspath(args.output)  # the script may change directory
     session, here = Session("run"), os.getpid()
     try:
         _prove(args.mode)
     except HwwatchError as error:
         print(f"hwwatch: {error}", file=sys.stderr)
         return 1
+    report = partial(_report, session, wishes, args.output, overwrite=args.overwrite)
     try:
-        status = run_script(code, script, wishes, session, args.mode)
+        with _before_sigterm(report):
+            status = run_script(code, script, wishes, session, args.mode)
     finally:
         if os.getpid() == here:  # a forked child comes this way, too
-            _report(session, wishes, output)
+            with contextlib.suppress(OSError):  # standard output may be closed
+                sys.stdout.flush()
+            report()
     if status < 0:
         _interrupted()
     return status
+
+
+@contextlib.contextmanager
+def _before_sigterm(report: Callable[[], None]) -> Iterator[None]:
+    """Report before a SIGTERM ends the script, unless the script decides itself what that does."""
+
+    def end() -> None:
+        report()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def handle(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends it at once
+        if lock.held_here():
+            lock.when_free(end)
+        else:
+            end()
+
+    def take_back() -> None:
+        if signal.getsignal(signal.SIGTERM) is handle:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    # A child has Python's default again. A signal that comes to it before it has waits until then; else
+    # Python would drop it.
+    masks: dict[int, set[int]] = {}  # by thread
+
+    def before_fork() -> None:
+        masks[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def after_fork() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop(threading.get_ident()))
+
+    def in_child() -> None:
+        take_back()
+        after_fork()
+
+    from hwwatch.quiet import lock
+
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    os.register_at_fork(before=before_fork, after_in_parent=after_fork, after_in_child=in_child)
+    signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        take_back()
 
 
 def _prove(mode: str) -> None:
@@ -163,31 +239,39 @@ def _prove(mode: str) -> None:
     select("auto").backend.canary({"r": "rw"}.get(mode, mode), 8, False)
 
 
-def _report(session: Session, wishes: Sequence[Wish], output: str | None) -> None:
+def _report(session: Session, wishes: Sequence[Wish], output: Path | None, *, overwrite: bool) -> None:
     """What was seen, on standard error."""
     watches = [wish.watch for wish in wishes if wish.watch is not None]
-    with contextlib.suppress(OSError):  # standard output may be closed
-        sys.stdout.flush()
     lines = []
     if watches:
         coverage = session.coverage()
         session.unwatch(*watches)
-        from hwwatch.reports import Report
-
-        frame = session.timeline(*watches)
-        lines.append(str(Report(frame, coverage)))
+        lines.append(str(_lines(session, watches, coverage)))
         if output is not None:
             try:
-                frame.to_csv(output)
-                lines.append(f"{len(frame)} hits written to {output}")
-            except OSError as error:
-                lines.append(f"hwwatch: cannot write {output}: {error.strerror}")
+                _, hits = session._export(output, tuple(watches), overwrite=overwrite, coverage=coverage)
+                lines.append(f"{hits} hit{'' if hits == 1 else 's'} written to {output}")
+            except HwwatchError as error:
+                lines.append(f"hwwatch: {error}")
+    elif output is not None:
+        lines.append(f"hwwatch: nothing was watched, so {output} was not written")
     for wish in wishes:
         if wish.watch is None:
             why = wish.problem or "its names never appeared in the script's globals"
             lines.append(f"hwwatch: `{wish.text}` was never watched: {why}")
     with contextlib.suppress(OSError):
         print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def _lines(session: Session, watches: Sequence[Watch], coverage: Coverage) -> Report:
+    """The hits by line; of millions, piece by piece."""
+    from hwwatch.digests import Digest
+    from hwwatch.reports import ALSO, KEYS, Report
+
+    digest = Digest(KEYS, ALSO)
+    for frame in session.frames(*watches):
+        digest.add(frame)
+    return Report.of(digest, coverage)
 
 
 def _interrupted() -> NoReturn:

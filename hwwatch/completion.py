@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -13,18 +15,20 @@ import numpy as np
 from IPython.core.completer import CompletionContext, SimpleCompletion, context_matcher
 
 from hwwatch import words
+from hwwatch.exports import SUFFIXES
 from hwwatch.sessions import default_session
 from hwwatch.targets import buffers, cdata, foreign, functions, tables
 from hwwatch.types import KINDS, MODES, XS
 
 _IDENTIFIER = "hwwatch"
-_LINE = re.compile(r"\s*%{1,2}(watch|unwatch|watch_timeline|watch_plot)\s+(.*)", re.DOTALL)
+_LINE = re.compile(r"\s*%{1,2}(watch|unwatch|watch_timeline|watch_plot|watch_export)\s+(.*)", re.DOTALL)
 _DOTTED = re.compile(r"[\w.]*$")
 _OPTIONS = {
     "watch": ("--mode", "--policy", "--when", "--name", "--limit", "--break", "-m", "-p", "-w", "-n", "-l"),
     "unwatch": ("--all",),
     "watch_timeline": ("--output", "--stack", "-o"),
     "watch_plot": ("--kind", "-k", "-x"),
+    "watch_export": ("--overwrite", "--stack", "--registers"),
 }
 _VALUES = {
     ("watch", "-m"): MODES,
@@ -91,10 +95,23 @@ def _candidates(shell: Any, magic: str, line: words.Words) -> Iterable[str]:
         return [option for option in _OPTIONS[magic] if option.startswith(word)]
     if magic == "watch" or before in ("-o", "--output"):
         return _expressions(shell, word)
+    if magic == "watch_export" and len(line.words) == 1:
+        return _files(word)
     session = default_session()
     watches = session.watches() if magic == "unwatch" else session._choose(())
     texts = [*(watch.name for watch in watches), *(str(watch.id) for watch in watches)]
     return [text for text in dict.fromkeys(texts) if text.startswith(word)]
+
+
+def _files(word: str) -> list[str]:
+    """Names that an export may have, and folders that begin so."""
+    folder, slash, start = word.rpartition("/")
+    stem = start.partition(".")[0] or "hits"
+    names = [stem + suffix for suffix in SUFFIXES]
+    with contextlib.suppress(OSError), os.scandir(os.path.expanduser(folder + slash) or ".") as entries:
+        found = [entry.name for entry in entries if entry.is_dir() and " " not in entry.name]
+        names += sorted(f"{name}/" for name in found if name.startswith(".") == start.startswith("."))
+    return [f"{folder}{slash}{name}" for name in names if name.startswith(start)]
 
 
 def _expressions(shell: Any, word: str) -> list[str]:

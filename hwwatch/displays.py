@@ -6,20 +6,50 @@ import html
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     from hwwatch.coverages import Coverage
     from hwwatch.watchpoints import Watch
 
 
+class Markup(str):
+    """Text that is HTML already."""
+
+
+# Front ends align cells by rules of their own, which differ. Colours stay theirs, light or dark.
+_STYLE = (
+    "<style>table.hwwatch td, table.hwwatch th, table.hwwatch caption { text-align: left !important; } "
+    "table.hwwatch caption { font-weight: bold; } table.hwwatch .number { text-align: right !important; "
+    "font-variant-numeric: tabular-nums; }</style>"
+)
+
+
 def table_html(head: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "") -> str:
-    """A plain HTML table; everything is escaped."""
+    """An HTML table, numbers to the right and all else to the left; everything but `Markup` is escaped."""
+    body = [list(row) for row in rows]
+    numbers = [bool(body) and all(_is_number(cell) for cell in column) for column in zip(*body, strict=True)]
     top = f"<caption>{html.escape(caption)}</caption>" if caption else ""
-    cells = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
+    heads = "".join(
+        f'<th scope="col"{_NUMBER if right else ""}>{html.escape(name)}</th>'
+        for name, right in zip(head, numbers or [False] * len(head), strict=True)
     )
-    return f"<table>{top}<thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
+    lines = "".join(f"<tr>{''.join(map(_cell_html, row))}</tr>" for row in body)
+    return (
+        f'{_STYLE}<table class="hwwatch">{top}<thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>'
+    )
+
+
+_NUMBER = ' class="number"'
+
+
+def _is_number(cell: Any) -> bool:
+    return isinstance(cell, int | float) and not isinstance(cell, bool)
+
+
+def _cell_html(cell: Any) -> str:
+    text = cell if isinstance(cell, Markup) else html.escape(str(cell))
+    return f"<td{_NUMBER if _is_number(cell) else ''}>{text}</td>"
 
 
 def table_text(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -39,7 +69,10 @@ def watches_html(watches: Sequence[Watch]) -> str:
         for watch in watches
         if watch.target.note
     )
-    return table_html(_WATCH_HEAD, [_watch_row(watch) for watch in watches]) + notes
+    rows = [_watch_row(watch) for watch in watches]
+    armed = sum(watch.state == "armed" for watch in watches)
+    caption = f"{len(rows)} watches, {armed} armed" if len(rows) > 1 else ""
+    return table_html(_WATCH_HEAD, rows, caption) + notes
 
 
 _WATCH_HEAD = (
@@ -100,6 +133,22 @@ def place(row: Mapping[Any, Any], short: Mapping[str, str] | None = None) -> str
         return f"In [{cell}]:{'?' if line is None else line}"
     name = short.get(file, file) if short is not None else file.removeprefix(os.getcwd() + os.sep)
     return f"{name}:{'?' if line is None else line}"
+
+
+#: Where a notebook is, whose front end follows links to files below it; None: nobody follows any.
+notebook_folder: str | None = None
+
+
+def place_html(row: Mapping[Any, Any]) -> Markup:
+    """`place`, as a link where the front end follows it: JupyterLab does, to files below the notebook."""
+    text, file = html.escape(place(row)), row.get("file")
+    if notebook_folder is None or not isinstance(file, str) or _whole(row.get("cell")) is not None:
+        return Markup(text)
+    inside = file.startswith(notebook_folder.rstrip(os.sep) + os.sep) and os.path.isfile(file)
+    if not inside or not row.get("exact", True):
+        return Markup(text)
+    address = html.escape(quote(os.path.relpath(file, notebook_folder)))
+    return Markup(f'<a href="{address}">{text}</a>')
 
 
 def _whole(number: Any) -> int | None:
@@ -168,7 +217,11 @@ def coverage_html(coverage: Coverage) -> str:
     )
     if not coverage.watches:
         return "<p>nothing is watched</p>" + (verdict if coverage.problems else "")
-    return table_html(head, rows) + verdict + (_items_html(coverage.refusals) if coverage.refusals else "")
+    return (
+        table_html(head, rows, "coverage")
+        + verdict
+        + (_items_html(coverage.refusals) if coverage.refusals else "")
+    )
 
 
 def _items_html(items: Iterable[str]) -> str:

@@ -70,3 +70,21 @@ class FrameError(HwwatchError, AttributeError):
     """
 
     slug = "no-timeline"
+
+
+class ExportError(HwwatchError, OSError):
+    """A file could not be written or read back; nothing of it is left behind."""
+
+    slug = "export"
+
+
+class ExportExists(ExportError, FileExistsError):
+    """There is a file of that name, and nobody said that it may be overwritten."""
+
+    slug = "exists"
+
+
+class PackageMissing(HwwatchError, ImportError):
+    """A package of one of the extras is needed; the message says how to install it."""
+
+    slug = "no-package"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,7 @@ from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
 from IPython.display import display
 
-from hwwatch import cells, completion, sessions, words
+from hwwatch import cells, completion, displays, sessions, words
 from hwwatch.code.source import cell_log
 from hwwatch.coverages import Coverage
 from hwwatch.diagnosis import Diagnosis, doctor
@@ -48,7 +49,7 @@ def _parsed(magic: Any, line: str) -> Any:
 
 @magics_class
 class WatchMagics(Magics):
-    """``%watch``, ``%%watch``, ``%unwatch``, ``%watch_timeline``, ``%watch_plot``, and what they need."""
+    """``%watch``, ``%%watch``, ``%unwatch``, ``%watch_timeline``, ``%watch_plot``, ``%watch_export`` …"""
 
     shell: Any  # never None once registered
 
@@ -229,6 +230,40 @@ class WatchMagics(Magics):
         with _one_line():
             return session.plot(*[_which(session, word) for word in args.which], kind=args.kind, x=args.x)
 
+    @no_var_expand
+    @line_magic
+    @magic_arguments()
+    @argument(
+        "file",
+        metavar="FILE",
+        help="Its suffix says how: .csv, .parquet, .feather, .json (an object a line), .trace.json (for "
+        "Perfetto), .html (a page with tables and pictures). Quotes around it where it has blanks.",
+    )
+    @argument("which", metavar="ID|NAME", nargs="*", help="Only hits of these watches, also of former ones.")
+    @argument("--overwrite", action="store_true", help="Take the place of a file of that name.")
+    @argument("--stack", action="store_true", help="Add the Python call stack of each hit.")
+    @argument("--registers", action="store_true", help="Add the general registers of each hit.")
+    def watch_export(self, line: str) -> None:
+        """Write the recorded hits to a file.
+
+        Examples
+        --------
+          %watch_export hits.parquet
+
+          %watch_export report.html a[3] --overwrite
+        """
+        args = _parsed(self.watch_export, line)
+        session = default_session()
+        with _one_line():
+            file, hits = session._export(
+                args.file,
+                tuple(_which(session, word) for word in args.which),
+                overwrite=args.overwrite,
+                stack=args.stack,
+                registers=args.registers,
+            )
+        print(f"{hits} hit{'' if hits == 1 else 's'} written to {file}")
+
     @line_magic
     def watch_coverage(self, line: str) -> Coverage:
         """What is and what is not being seen: threads, kernel accesses, lost hits, self-tests."""
@@ -327,6 +362,7 @@ def load(shell: Any) -> None:
     """Register magics and completion with a shell; twice is as good as once."""
     unload(shell)
     shell.register_magics(WatchMagics)
+    displays.notebook_folder = os.getcwd() if getattr(shell, "kernel", None) is not None else None
     completion.register(shell)
     shell.events.register("pre_run_cell", cell_log.enter)
     shell.events.register("post_run_cell", cell_log.leave)

@@ -6,15 +6,17 @@ import html
 import linecache
 from typing import TYPE_CHECKING, Any
 
-from hwwatch.displays import element_text, place, table_html, table_text, zero_hits
+from hwwatch.displays import Markup, element_text, place, place_html, table_html, table_text, zero_hits
 from hwwatch.summaries import grouped
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from hwwatch.coverages import Coverage
+    from hwwatch.digests import Digest
 
-_KEYS = ("watch", "access", "action", "function", "file", "line", "exact")
+KEYS = ("watch", "access", "action", "function", "file", "line", "exact")
+ALSO = ("cell", "symbol")
 _HEAD = ["line", "hits", "watch", "access", "element", "action", "values", "code", "function", "symbol"]
 _MOST_VALUES = 4
 _MOST_CODE = 60
@@ -34,20 +36,29 @@ class Report:
     """
 
     def __init__(self, frame: pd.DataFrame, coverage: Coverage, *, most: int = 40) -> None:
-        self.lines = grouped(frame, _KEYS, also=("cell", "symbol"))
+        self.lines = grouped(frame, KEYS, also=ALSO)
         self.coverage = coverage
         self._hits = len(frame)
         self._most = most
 
+    @classmethod
+    def of(cls, digest: Digest, coverage: Coverage, *, most: int = 40) -> Report:
+        """Of a timeline in pieces, which were added up by `KEYS` and `ALSO`."""
+        report = cls.__new__(cls)
+        report.lines, report.coverage = digest.lines(), coverage
+        report._hits, report._most = digest.hits, most
+        return report
+
     def _head(self) -> list[str]:
-        names = self.lines["watch"].nunique() > 1
-        modes = any(access != "write" for access in self.lines["access"])
-        elements = any(len(elements) > 0 for elements in self.lines["elements"])
-        actions = any(action != "continued" for action in self.lines["action"])
-        chosen = {"watch": names, "access": modes, "element": elements, "action": actions}
+        chosen = {
+            "watch": self.lines["watch"].nunique() > 1,
+            "access": any(access != "write" for access in self.lines["access"]),
+            "element": any(len(elements) > 0 for elements in self.lines.get("elements", ())),
+            "action": any(action != "continued" for action in self.lines.get("action", ())),
+        }
         return [name for name in _HEAD if chosen.get(name, True)]
 
-    def _rows(self, head: list[str]) -> list[tuple[str, ...]]:
+    def _rows(self, head: list[str]) -> list[tuple[Any, ...]]:
         return [
             tuple(_cell(row, name) for name in head) for row in self.lines.head(self._most).to_dict("records")
         ]
@@ -70,7 +81,7 @@ class Report:
 
     def _title(self) -> str:
         names = ", ".join(watch.name for watch in self.coverage.watches)
-        lines = len(self.lines.drop_duplicates(["file", "line", "exact"]))
+        lines = len(self.lines.drop_duplicates(_present(self.lines, "file", "line", "exact")))
         return f"{names}: {_plural(self._hits, 'hit')} by {_plural(lines, 'line')}"
 
     def __str__(self) -> str:
@@ -83,11 +94,21 @@ class Report:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
+        return self.to_html(links=True)
+
+    def to_html(self, *, links: bool) -> str:
+        """As HTML, `links` to files or none: those of a notebook lead nowhere from elsewhere."""
         if not self._hits:
             return f"<p>{html.escape(str(self))}</p>"
         head = self._head()
+        rows = [list(row) for row in self._rows(head)]
+        for row, line in zip(rows, self.lines.to_dict("records"), strict=False):
+            if links:
+                row[head.index("line")] = place_html(line)
+            code = head.index("code")
+            row[code] = Markup(f"<code>{html.escape(row[code])}</code>" if row[code] else "")
         below = "".join(f"<p>{html.escape(line)}</p>" for line in self._summary())
-        return table_html(_shown(head), self._rows(head), self._title()) + below
+        return table_html(_shown(head), rows, self._title()) + below
 
 
 def _shown(head: list[str]) -> list[str]:
@@ -99,7 +120,7 @@ def _plural(number: int, noun: str) -> str:
 
 
 # One cell of the table, by column.
-def _cell(row: dict[Any, Any], name: str) -> str:
+def _cell(row: dict[Any, Any], name: str) -> str | int:
     if name == "line":
         return place(row)
     if name == "values":
@@ -111,12 +132,17 @@ def _cell(row: dict[Any, Any], name: str) -> str:
     if name == "code":
         code = linecache.getline(row["file"], row["line"]).strip() if _known(row) else ""
         return code if len(code) <= _MOST_CODE else f"{code[: _MOST_CODE - 1]}…"
-    value = row[name]
-    return str(value) if isinstance(value, str | int) else ""
+    value = row.get(name)
+    return value if isinstance(value, str | int) else ""
 
 
 def _known(row: dict[Any, Any]) -> bool:
-    return isinstance(row["file"], str) and isinstance(row["line"], int)
+    return isinstance(row.get("file"), str) and isinstance(row.get("line"), int)
+
+
+# Without any of them, all rows are one.
+def _present(lines: pd.DataFrame, *names: str) -> list[str]:
+    return [name for name in names if name in lines.columns] or ["hits"]
 
 
 def _value(value: Any) -> str:

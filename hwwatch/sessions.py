@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import os
 import time
 import warnings
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwwatch import deliveries, interpreter, names, native, safepoints
@@ -410,6 +412,41 @@ class Session:
         return pieces(
             self._ledger, self._lock, watches, self._clock, self._reported, stack=stack, registers=registers
         )
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *which: Watch | int | str,
+        overwrite: bool = False,
+        stack: bool = False,
+        registers: bool = False,
+    ) -> Path:
+        """Write all hits, or those of some watches, to a file; see `hwwatch.export`."""
+        return self._export(path, which, overwrite=overwrite, stack=stack, registers=registers)[0]
+
+    def _export(
+        self,
+        path: str | os.PathLike[str],
+        which: tuple[Watch | int | str, ...],
+        *,
+        overwrite: bool,
+        stack: bool = False,
+        registers: bool = False,
+        coverage: Coverage | None = None,
+    ) -> tuple[Path, int]:
+        """The file and how many hits are in it; `coverage` is what it says of it, instead of the present."""
+        from hwwatch.exports import check_file, write
+        from hwwatch.progress import track
+
+        file = check_file(path, overwrite=overwrite)
+        frames = self.frames(*which, stack=stack, registers=registers)
+        if coverage is not None:
+            first = next(frames)
+            first.attrs["hwwatch"] |= {"coverage": coverage.to_dict(), "lost": coverage.lost}
+            frames = itertools.chain([first], frames)
+        with self._lock:
+            total = self._ledger.ring().committed() - self._ledger.start
+        return write(track(frames, total, f"export to {file.name}"), file, overwrite=overwrite)
 
     def plot(self, *which: Watch | int | str, **options: Any) -> Axes:
         """Draw all hits, or those of some watches; see `hwwatch.plot`."""

@@ -35,7 +35,13 @@ _MARGIN = 0.03
 
 
 def draw(
-    frame: pd.DataFrame, *, kind: str = "values", ax: Axes | None = None, x: str = "time", legend: bool = True
+    frame: pd.DataFrame,
+    *,
+    kind: str = "values",
+    ax: Axes | None = None,
+    x: str = "time",
+    legend: bool = True,
+    shown: bool = True,
 ) -> Axes:
     """Draw a timeline; see `hwwatch.plot`.
 
@@ -47,6 +53,8 @@ def draw(
     ax : matplotlib Axes, optional
     x : {"time", "seq"}
     legend : bool
+    shown : bool
+        Whether a new figure is one of pyplot's, which shows it; else it belongs to the caller alone.
 
     Returns
     -------
@@ -69,17 +77,17 @@ def draw(
     if frame.index.name == "seq" and not frame.index.is_monotonic_increasing:
         frame = frame.sort_index(kind="stable")
     if not len(frame):
-        return _empty(frame, ax)
+        return _empty(frame, ax, shown)
     if kind in ("by_line", "by_instruction"):
-        return _bars(frame, kind, ax, legend)
-    return _panels(frame, kind, ax, x, legend)
+        return _bars(frame, kind, ax, legend, shown)
+    return _panels(frame, kind, ax, x, legend, shown)
 
 
-def _panels(frame: pd.DataFrame, kind: str, ax: Axes | None, x: str, legend: bool) -> Axes:
+def _panels(frame: pd.DataFrame, kind: str, ax: Axes | None, x: str, legend: bool, shown: bool) -> Axes:
     every = marks(frame, x, MOST_LINES, MOST_THREADS)
     panels, left_out = ([elements_panel(frame)], "") if kind == "elements" else value_panels(frame, every)
     own = ax is None
-    axes = axes_for(ax, [panel.height for panel in panels], _WIDTH)
+    axes = axes_for(ax, [panel.height for panel in panels], _WIDTH, shown)
     palette = colours(axes[0], every)
     margin = _MARGIN * float(every.x[-1] - every.x[0]) or 0.5
     limits = (float(every.x[0]) - margin, float(every.x[-1]) + margin)
@@ -112,7 +120,7 @@ def _draw_panel(ax: Axes, panel: Panel, rows: Marks, palette: list[str], limits:
     return unseen
 
 
-def _bars(frame: pd.DataFrame, kind: str, ax: Axes | None, legend: bool) -> Axes:
+def _bars(frame: pd.DataFrame, kind: str, ax: Axes | None, legend: bool, shown: bool) -> Axes:
     names = [str(name) for name in frame["watch"].dropna().unique()]
     if kind == "by_line":
         # The same colours as in the other pictures; more lines have bars than have colours.
@@ -121,7 +129,7 @@ def _bars(frame: pd.DataFrame, kind: str, ax: Axes | None, legend: bool) -> Axes
         heads, codes = renumbered(numbered(frame, INSTRUCTION))
         rows = frame[[n for n in INSTRUCTION if n in frame.columns]].iloc[heads].to_dict("records")
         groups = fewer(codes, [_instruction(row) for row in rows], _MOST_BARS, "other instructions")
-    (ax,) = axes_for(ax, [0.3 * len(groups.labels) + 0.3], _WIDTH)
+    (ax,) = axes_for(ax, [0.3 * len(groups.labels) + 0.3], _WIDTH, shown)
     coloured = marks(frame, "seq", MOST_LINES, 1)
     of_line = colours(ax, coloured)
     palette = [of_line[0]] * len(groups.labels)
@@ -132,8 +140,8 @@ def _bars(frame: pd.DataFrame, kind: str, ax: Axes | None, legend: bool) -> Axes
     if groups.others:
         palette[-1] = OTHER
     draw_bars(ax, groups, sorts(frame), palette, monospace=kind == "by_instruction", legend=legend)
-    shown = ", ".join(names) if len(names) <= 3 else f"{len(names)} watches"
-    ax.set_title(f"{shown}: hits {kind.replace('_', ' ')}", loc="left", fontsize="medium")
+    title = ", ".join(names) if len(names) <= 3 else f"{len(names)} watches"
+    ax.set_title(f"{title}: hits {kind.replace('_', ' ')}", loc="left", fontsize="medium")
     return ax
 
 
@@ -154,9 +162,9 @@ def _make_room(ax: Axes, rows: int) -> None:
     figure.set_size_inches(width, max(height, 0.185 * rows + 0.6))
 
 
-def _empty(frame: pd.DataFrame, ax: Axes | None) -> Axes:
+def _empty(frame: pd.DataFrame, ax: Axes | None, shown: bool) -> Axes:
     """No hits: the picture says so in words, and what that means."""
-    (ax,) = axes_for(ax, [1.3], _WIDTH)
+    (ax,) = axes_for(ax, [1.3], _WIDTH, shown)
     ax.set_xticks([])
     ax.set_yticks([])
     ax.text(

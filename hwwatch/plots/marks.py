@@ -113,9 +113,14 @@ def lines(frame: pd.DataFrame, most: int) -> Groups:
         groups = groups * (symbols.max(initial=0) + 2) + np.where(native, symbols + 1, 0)
     heads, codes = renumbered(groups)
     wanted = [n for n in ("file", "line", "cell", "function", "symbol", "exact") if n in frame.columns]
-    rows = frame[wanted].iloc[heads].to_dict("records")
+    rows = _records(frame.iloc[heads], wanted)
     short = shortened(row["file"] for row in rows if isinstance(row.get("file"), str))
     return fewer(codes, [_line_label(row, short) for row in rows], most, "other lines")
+
+
+def _records(rows: pd.DataFrame, names: list[str]) -> list[dict[Any, Any]]:
+    # Of no columns, pandas 2 has no records.
+    return rows[names].to_dict("records") if names else [{} for _ in range(len(rows))]
 
 
 def _symbols(frame: pd.DataFrame) -> NDArray[np.int64]:
@@ -144,7 +149,7 @@ def threads(frame: pd.DataFrame, most: int) -> Groups:
     heads, codes = renumbered(numbered(frame, ["thread", "tid", "pid"]))
     names = [n for n in ("thread", "tid", "pid") if n in frame.columns]
     labels = []
-    for row in frame[names].iloc[heads].to_dict("records"):
+    for row in _records(frame.iloc[heads], names):
         name = row.get("thread")
         labels.append(str(name) if isinstance(name, str) else f"thread {row.get('tid', '?')}")
     repeated = {label for label in labels if labels.count(label) > 1}

@@ -136,13 +136,15 @@ def _places(frame: pd.DataFrame, rows: NDArray[np.int64]) -> list[tuple[Any, NDA
     return found
 
 
-def axes_for(ax: Axes | None, heights: Sequence[float], width: float) -> list[Axes]:
-    """Axes for panels one above the other, with one x axis: in a new figure, or in the place of `ax`."""
-    import matplotlib.pyplot as plt
+def axes_for(ax: Axes | None, heights: Sequence[float], width: float, shown: bool = True) -> list[Axes]:
+    """Axes for panels one above the other, with one x axis: in a new figure, or in the place of `ax`.
 
+    A new figure is one of pyplot's where it is to be `shown`.
+    """
     if ax is None:
-        figure = plt.figure(figsize=(width, sum(heights) + 0.35 * len(heights) + 0.7), layout="constrained")
-        ax = figure.add_subplot()
+        ax = _new_figure(shown)(
+            figsize=(width, sum(heights) + 0.35 * len(heights) + 0.7), layout="constrained"
+        ).add_subplot()
     figure_of = ax.figure
     if len(heights) == 1:
         return [ax]
@@ -163,3 +165,13 @@ def axes_for(ax: Axes | None, heights: Sequence[float], width: float) -> list[Ax
             ax.set_position(place)
         top -= scale * height + gap
     return made
+
+
+def _new_figure(shown: bool) -> Any:
+    if not shown:
+        from matplotlib.figure import Figure
+
+        return Figure
+    import matplotlib.pyplot as plt
+
+    return plt.figure

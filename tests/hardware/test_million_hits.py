@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,3 +76,58 @@ def test_million_hits(in_child: Callable[..., Any], build: Callable[..., str]) -
     assert found["rows"] == 1_000_000
     assert found["last"] == [500_000] * 2
     assert 0 < found["grown"] < BOUND
+
+
+def exported(path, each, folder):
+    """Bytes that each export took for a while, and hits in its file."""
+    import threading
+
+    import hwwatch
+
+    def private():
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon"))
+
+    array = np.zeros(8, np.int64)
+    _watches = [hwwatch.watch(array[i : i + 1]) for i in (3, 4)]
+    array[3:5] = -1
+    suffixes = (".csv", ".parquet", ".feather", ".html")
+    for suffix in suffixes:
+        hwwatch.export(f"{folder}/few{suffix}")  # imports all that it needs
+    hwwatch.clear()
+    ctypes.CDLL(path).run(ctypes.c_void_p(array[3:].ctypes.data), ctypes.c_long(each))
+    took = {}
+    for suffix in suffixes:
+        before, most, done = private(), [0], threading.Event()
+
+        def look(most=most, done=done):
+            while not done.wait(0.01):
+                most[0] = max(most[0], private())
+
+        looking = threading.Thread(target=look, daemon=True)
+        looking.start()
+        hwwatch.export(f"{folder}/hits{suffix}")
+        done.set()
+        looking.join()
+        took[suffix] = most[0] - before
+    with open(f"{folder}/hits.csv") as file:
+        lines = sum(1 for _ in file)
+    from pyarrow import feather, parquet
+
+    rows = [
+        lines - 1,
+        parquet.read_metadata(f"{folder}/hits.parquet").num_rows,
+        feather.read_table(f"{folder}/hits.feather", columns=["seq"]).num_rows,
+    ]
+    return {"took": took, "rows": rows}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_million_hits_exported(
+    in_child: Callable[..., Any], build: Callable[..., str], tmp_path: Path
+) -> None:
+    library = build(SOURCE, "-pthread")
+    found = in_child(exported, library, 500_000, str(tmp_path), timeout=220)
+    assert found["rows"] == [1_000_000] * 3
+    assert max(found["took"].values()) < BOUND + 80 * 2**20, found

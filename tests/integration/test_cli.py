@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+import hwwatch as package
+from hwwatch.exports import SUFFIXES
+
 pytestmark = [pytest.mark.hardware, pytest.mark.slow]
 
 Done = subprocess.CompletedProcess[str]
@@ -110,6 +113,12 @@ def test_the_script_sees_what_it_sees_under_python(tmp_path: Path) -> None:
         "import atexit\natexit.register(print, 'last')",
         "import threading as t, time\nt.Thread(target=lambda: time.sleep(0.3) or print(4)).start()\n1 / 0",
         "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)",
+        "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)",
+        "import os\nos._exit(4)",
+        "import os, signal\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(5))\n"
+        "os.kill(os.getpid(), signal.SIGTERM)",
+        "import os, signal, time\nchild = os.fork()\nif child == 0:\n    time.sleep(50)\n    os._exit(0)\n"
+        "os.kill(child, signal.SIGTERM)\nprint(os.waitpid(child, 0)[1])",
     ],
 )
 def test_endings_as_under_python(tmp_path: Path, ending: str) -> None:
@@ -122,7 +131,13 @@ def test_endings_as_under_python(tmp_path: Path, ending: str) -> None:
 
 
 def test_hits_are_shown_whatever_the_ending(tmp_path: Path) -> None:
-    for ending, status in (("sys.exit(7)", 7), ("1 / 0", 1), ("raise KeyboardInterrupt", -signal.SIGINT)):
+    terminate = "import os; os.kill(os.getpid(), 15); print('never')"
+    for ending, status in (
+        ("sys.exit(7)", 7),
+        ("1 / 0", 1),
+        ("raise KeyboardInterrupt", -signal.SIGINT),
+        (terminate, -signal.SIGTERM),
+    ):
         script(tmp_path, f"{BUG}    {ending}\n")
         done = hwwatch("run", "script.py", "--watch", "a[3]", cwd=tmp_path)
         assert done.returncode == status
@@ -221,10 +236,101 @@ def test_timeline_file(tmp_path: Path) -> None:
         ("a[3]", "11", "4.0"),
         ("a[3]", "15", "7.0"),
     ]
-    lost = hwwatch("run", "script.py", "--watch", "a[3]", "-o", "no/such/hits.csv", cwd=tmp_path)
-    assert lost.returncode == 0
-    assert "hwwatch: cannot write" in lost.stderr
-    assert "Traceback" not in lost.stderr
+
+
+def test_every_kind_of_file(tmp_path: Path) -> None:
+    heavy = "print([name for name in ('pandas', 'pyarrow', 'matplotlib') if name in sys.modules])"
+    script(tmp_path, f"import sys; {heavy}\n{BUG}    sys.exit(3)\n")
+    for suffix in SUFFIXES:
+        name = f"hits{suffix}"
+        done = hwwatch("run", "--watch", "a[3]", "--out", name, "script.py", cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (3, "[]\n")
+        assert done.stderr.splitlines()[-1] == f"2 hits written to {tmp_path}/{name}"
+    back = package.load(tmp_path / "hits.parquet")
+    assert back.line.tolist() == [10, 14]
+    assert back.file.tolist() == [str(tmp_path / "script.py")] * 2
+    assert back.attrs["hwwatch"]["coverage"]["watches"][0]["state"] == "armed"
+    refused = hwwatch("run", "--watch", "a[3]", "--out", "hits.csv", "script.py", cwd=tmp_path)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    again = hwwatch("run", "--overwrite", "--watch", "a[3]", "--out=hits.csv", "script.py", cwd=tmp_path)
+    assert again.returncode == 3
+    never = hwwatch("run", "--watch", "b[3]", "--out", "none.csv", "script.py", cwd=tmp_path)
+    assert "hwwatch: nothing was watched, so " in never.stderr
+    assert len(list(tmp_path.iterdir())) == 1 + len(SUFFIXES)
+
+
+ARGUMENTS = """\
+import argparse
+import numpy as np
+parser = argparse.ArgumentParser()
+parser.add_argument("n", type=int)
+parser.add_argument("--watch-it", action="store_true")
+parser.add_argument("-o")
+args = parser.parse_args()
+a = np.zeros(8)
+for i in range(args.n):
+    a[3] = i
+print(args)
+"""
+
+
+def test_a_script_with_argparse(tmp_path: Path) -> None:
+    script(tmp_path, ARGUMENTS)
+    for words in (("3", "--watch-it", "-o", "x"), ("x",), ("--help",)):
+        plain = python("script.py", *words, cwd=tmp_path)
+        done = hwwatch("run", "script.py", *words, "--watch", "a[3]", cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (plain.returncode, plain.stdout)
+        assert done.stderr.startswith(plain.stderr)
+    done = hwwatch("run", "script.py", "3", "--watch-it", "-o", "x", "--watch", "a[3]", cwd=tmp_path)
+    assert done.stderr.startswith("a[3]: 3 hits by 1 line")
+
+
+WORKERS = """\
+import multiprocessing, sys
+import numpy as np
+
+def work(number):
+    if a is not None:
+        a[3] = number
+    return number
+
+a = None
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    a = np.frombuffer(multiprocessing.RawArray("d", 8))
+    with context.Pool(2) as pool:
+        print(sorted(pool.map(work, range(4))))
+    a[3] = 100
+"""
+
+
+@pytest.mark.parametrize(("method", "hits"), [("fork", 5), ("spawn", 1), ("forkserver", 1)])
+def test_a_script_with_multiprocessing(tmp_path: Path, method: str, hits: int) -> None:
+    script(tmp_path, WORKERS)
+    done = hwwatch("run", "script.py", method, "--watch", "a[3]", "-o", "hits.csv", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "[0, 1, 2, 3]\n")
+    assert done.stderr.startswith(f"a[3]: {hits} hit")
+    back = package.load(tmp_path / "hits.csv")
+    assert len(back) == hits
+    assert (back.pid.nunique() > 1) == (method == "fork")
+
+
+def test_a_run_of_pytest(tmp_path: Path) -> None:
+    (tmp_path / "test_bug.py").write_text(
+        "import numpy as np\na = np.zeros(8)\n"
+        "def test_ok():\n    a[3] = 4\n"
+        "def test_bad():\n    a[3] = 5\n    assert a[3] == 6\n"
+    )
+    script(
+        tmp_path,
+        "import sys\nimport pytest\nfrom test_bug import a\n"
+        "sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', 'test_bug.py']))\n",
+    )
+    done = hwwatch("run", "script.py", "--watch", "a[3]", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "1 failed, 1 passed" in done.stdout
+    assert done.stderr.startswith("a[3]: 2 hits by 2 lines")
+    assert "test_bug.py:6 " in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -234,7 +340,9 @@ def test_timeline_file(tmp_path: Path) -> None:
         (("run",), "a script is needed"),
         (("run", "script.py"), "nothing to watch"),
         (("run", "script.py", "--watch"), "--watch"),
-        (("run", "script.py", "--watch", "a", "-o", "x.xls"), "must end in .csv"),
+        (("run", "script.py", "--watch", "a", "-o", "x.xls"), "x.xls: the name must end in .csv, "),
+        (("run", "script.py", "--watch", "a", "--out", "no/such/x.csv"), "there is no folder "),
+        (("run", "--out=script.csv", "--watch", "a", "script.py"), "script.csv exists. Name another file"),
         (("run", "script.py", "--watch", "a", "-m", "q"), "invalid choice: 'q'"),
         (("run", "-z", "script.py", "--watch", "a"), "unrecognized arguments: -z"),
         (("walk",), "invalid choice: 'walk'"),
@@ -242,6 +350,7 @@ def test_timeline_file(tmp_path: Path) -> None:
 )
 def test_usage_errors(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
     script(tmp_path, "print('ran')\n")
+    (tmp_path / "script.csv").touch()
     done = hwwatch(*words, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr.splitlines()[-1]
@@ -291,8 +400,6 @@ def test_where_breakpoints_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_version_and_help() -> None:
-    import hwwatch as package
-
     assert hwwatch("--version").stdout == f"hwwatch {package.__version__}\n"
     assert "hwwatch doctor" in hwwatch("--help").stdout
     assert "What belongs to whom" in hwwatch("run", "--help").stdout

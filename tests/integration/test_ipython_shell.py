@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -307,3 +308,54 @@ def test_own_sessions_survive_unloading(in_shell: InShell) -> None:
         "a[3] = 1; a[5] = 1; (w.armed, w.hits, catches(5))",
     )
     assert last.value == "(True, 1, True)"
+
+
+def test_plot_in_a_shell(in_shell: InShell) -> None:
+    done = in_shell(
+        "import matplotlib; matplotlib.use('agg')\nimport matplotlib.pyplot as plt\n%watch a[3] m[0, 0]",
+        "for i in range(5): a[3] = i; m[0, 0] = -i",
+        "ax = %watch_plot a[3] -x seq",
+        "(ax.get_xlabel(), len(ax.figure.axes), ax.get_title(loc='left'), plt.get_fignums())",
+        "[t.get_xlabel().split(' (')[0] for t in (%watch_plot).figure.axes][1:]",
+        "bars = %watch_plot --kind by_line",
+        "(bars.get_title(loc='left'), [round(float(bar.get_width())) for bar in bars.patches])",
+        "%watch_plot z",
+        "%watch_plot -x nothing",
+        "%watch_plot --kind pie",
+    )
+    assert [cell.error for cell in done[:4]] == [""] * 4, done
+    assert ast.literal_eval(done[3].value) == ("number of the hit (seq)", 1, "a[3] · [3]: 5 hits", [1])
+    assert "hits by line" in done[6].value
+    assert "there is no watch 'z'" in done[7].err
+    assert "invalid choice: 'nothing'" in done[8].err
+    assert "invalid choice: 'pie'" in done[9].err
+    assert all(cell.error == "UsageError" and cell.err.count("\n") == 1 for cell in done[7:])
+
+
+def test_export(in_shell: InShell, tmp_path: Path) -> None:
+    done = in_shell(
+        f"%cd -q {tmp_path}",
+        "%watch a[3] m[0, 0]",
+        BUG,
+        "%watch_export hits.csv",
+        "%watch_export hits.csv",
+        "%watch_export hits.csv a[3] --overwrite --stack",
+        "%watch_export 'my report.html' m[0,0]",
+        "%watch_export hits.xls",
+        "%watch_export",
+        "(complete('%watch_export h')['plain'], complete('%watch_export hits.csv --o')['plain'])",
+        "t = hwwatch.load('hits.csv')\n(len(t), int(t.line[0]), int(t.cell[0]), t['stack'][0][0].split()[0])",
+    )
+    assert done[3].out == f"3 hits written to {tmp_path}/hits.csv\n"
+    assert done[4].err.startswith("UsageError: ")
+    assert "hits.csv exists." in done[4].err
+    assert "--overwrite" in done[4].err
+    assert done[5].out == done[3].out
+    assert done[6].out == f"0 hits written to {tmp_path}/my report.html\n"
+    assert "must end in .csv, " in done[7].err
+    assert "the following arguments are required: FILE" in done[8].err
+    names, options = ast.literal_eval(done[9].value)
+    assert names[:2] == ["h.csv", "h.parquet"]
+    assert options == ["--overwrite"]
+    assert ast.literal_eval(done[10].value) == (3, 3, 4, "bug")
+    assert sorted(path.name for path in tmp_path.glob("*.*")) == ["hits.csv", "my report.html"]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import base64
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 pytestmark = [pytest.mark.hardware, pytest.mark.slow]
@@ -37,8 +40,8 @@ def test_cell_magic_keeps_out_and_shows_its_hits(new_kernel: NewKernel) -> None:
     kernel = new_kernel()
     got = kernel.run("%%watch a[3]\n\na[3] = 7\nfor i in range(3):\n    a[3] = i\na[3] * 10")  # In [2]
     assert got.value == "np.float64(20.0)"
-    assert "<td>In [2]:3</td><td>1</td>" in got.html
-    assert "<td>In [2]:5</td><td>3</td>" in got.html
+    assert '<td>In [2]:3</td><td class="number">1</td>' in got.html
+    assert '<td>In [2]:5</td><td class="number">3</td>' in got.html
     assert "7.0 → 2.0" in got.html
     assert kernel.run("print(Out[2], len(hwwatch.watches()), len(hwwatch.timeline()))").out == "20.0 0 4\n"
 
@@ -133,3 +136,19 @@ def test_two_kernels_do_not_disturb_each_other(new_kernel: NewKernel) -> None:
     assert [kernel.run(ask).out for kernel in kernels] == ["500 True 0\n", "1000 True 0\n"]
     kernels[0].run("%unload_ext hwwatch")
     assert kernels[1].run("a[2] = 3.5\nprint(hwwatch.timeline('a[2]').new.iloc[-1])").out == "3.5\n"
+
+
+def test_plot_and_export(new_kernel: NewKernel, tmp_path: Path) -> None:
+    kernel = new_kernel()
+    kernel.run("%watch a[3]")
+    kernel.run("for i in range(5): a[3] = i")
+    message = kernel.start("%watch_plot -x seq")
+    pictures = []
+    while (got := kernel.client.get_iopub_msg(timeout=60))["content"].get("execution_state") != "idle":
+        pictures += [got["content"]["data"]["image/png"]] if got["msg_type"] == "display_data" else []
+    assert kernel.client.get_shell_msg(timeout=60)["content"]["status"] == "ok", message
+    (picture,) = pictures
+    assert base64.b64decode(picture).startswith(b"\x89PNG")
+    exported = kernel.run(f"%watch_export {tmp_path}/hits.parquet")
+    assert exported.out == f"5 hits written to {tmp_path}/hits.parquet\n"
+    assert pd.read_parquet(tmp_path / "hits.parquet").new.tolist() == [0, 1, 2, 3, 4]

@@ -35,9 +35,11 @@ LAYERS = (
     "deliveries readings",
     "sessions",
     "diagnosis words summaries",
-    "plots exports",
+    "digests plots",
+    "reports",
+    "exports",
     "accessors",
-    "widgets reports",
+    "widgets",
     "completion scripts",
     "magics cli",
     "__main__",
@@ -48,6 +50,7 @@ UPWARD = {
     ("native", "interpreter"): "whoever opens the core tells it where CPython keeps its frames",
     ("targets", "code"): "a function is found by its symbol",
     ("displays", "policies"): "how a policy is written",
+    ("sessions", "exports"): "a session hands over its hits piece by piece",
 }
 HEAVY = ("IPython", "ipywidgets", "matplotlib", "pandas", "pyarrow", "iced_x86", "elftools", "jupyter_client")
 FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
