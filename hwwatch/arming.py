@@ -72,8 +72,11 @@ def no_slot(watch: Watch, free: int, holders: Sequence[Watch]) -> NoSlotError:
     foreign = SLOTS - free - sum(other.slots for other in holders)
     debuggers = tracers() if foreign > 0 else ()
     named = ", ".join(f"{process.name} (pid {process.pid})" for process in debuggers)
-    others = f" and {foreign} by {named or 'a debugger or another program'}" if foreign > 0 else ""
-    hint = f"Free one: `%unwatch {holders[0].name}`." if holders else "Detach the debugger that holds them."
+    unnamed = "a debugger that is gone, or by another program"
+    others = f" and {foreign} by {named or unnamed}" if foreign > 0 else ""
+    hint = "End what watches this one; after a debugger they are free in new threads and processes only."
+    if holders:
+        hint = f"Free one: `%unwatch {holders[0].name}`."
     if not holders and debuggers:
         hint = f"Detach {debuggers[0].name}, or delete watchpoints there."
     return NoSlotError(
