@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from hwwatch.storages import storage
     from hwwatch.targets import Target
     from hwwatch.watchpoints import Watch
+    from hwwatch.widgets import Panel
 
 __version__ = "0.1.0"
 
@@ -75,6 +76,7 @@ __all__ = [
     "load",
     "load_ipython_extension",
     "locate",
+    "panel",
     "plot",
     "storage",
     "timeline",
@@ -408,6 +410,20 @@ def load(path: str | os.PathLike[str]) -> pd.DataFrame:
     from hwwatch.exports.loads import load as read
 
     return read(path)
+
+
+def panel(*, session: Session | None = None) -> Panel:
+    """The watches as rows of controls, with their figures and last hits; live in Jupyter while cells run.
+
+    Returns
+    -------
+    Panel
+        The last expression of a cell shows it; ``.close()`` takes it away. A saved notebook shows tables in
+        its place, a terminal shows text.
+    """
+    from hwwatch.widgets import Panel
+
+    return Panel(_session(session))
 
 
 def clear(*, session: Session | None = None) -> None:

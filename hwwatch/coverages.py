@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -322,9 +322,9 @@ class Coverage:
         return coverage_html(self)
 
 
-def describe(watch: Watch, tally: Tally) -> WatchCoverage:
-    """What one watch sees now; `tally` is its figures."""
-    alive = threads()
+def describe(watch: Watch, tally: Tally, alive: Sequence[Thread] | None = None) -> WatchCoverage:
+    """What one watch sees now; `tally` is its figures, `alive` what `threads` has just said."""
+    alive = threads() if alive is None else alive
     blind: list[tuple[int, str, str]] = []
     if watch.armed and watch.backend.startswith("perf"):
         blind = [

@@ -105,9 +105,9 @@ class Entry:
             self.final = now
         return self.final or now
 
-    def missing(self, correction: Sequence[int] = ()) -> list[int]:
+    def missing(self, correction: Sequence[int] = (), figures: _Figures | None = None) -> list[int]:
         """By piece: counted since `clear`, and not accounted for by a record or the handler's own traps."""
-        figures = self.figures()
+        figures = figures or self.figures()
         zero = (0,) * len(figures.counts)
         columns = (figures.accounted, figures.nested, self.explained_before or zero, correction or zero)
         return [count - sum(known) for count, *known in zip(figures.counts, *columns, strict=True)]

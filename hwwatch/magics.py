@@ -28,6 +28,7 @@ from hwwatch.reports import Report
 from hwwatch.sessions import Session, default_session
 from hwwatch.types import KINDS, MODES, XS, Policy
 from hwwatch.watchpoints import Watch
+from hwwatch.widgets import Panel, close_panels
 
 
 @contextlib.contextmanager
@@ -265,6 +266,13 @@ class WatchMagics(Magics):
         print(f"{hits} hit{'' if hits == 1 else 's'} written to {file}")
 
     @line_magic
+    def watch_panel(self, line: str) -> Panel:
+        """The watches as rows of controls, with their figures and last hits; live while cells run."""
+        _no_arguments("watch_panel", line)
+        with _one_line():
+            return Panel(default_session())
+
+    @line_magic
     def watch_coverage(self, line: str) -> Coverage:
         """What is and what is not being seen: threads, kernel accesses, lost hits, self-tests."""
         _no_arguments("watch_coverage", line)
@@ -387,4 +395,5 @@ def unload(shell: Any) -> None:
                 manager.magics[kind].pop(name, None)
     session, sessions._default = sessions._default, None
     if session is not None:
+        close_panels(session)
         session.close()

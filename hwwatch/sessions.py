@@ -9,7 +9,7 @@ import os
 import time
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -499,10 +499,13 @@ class Session:
     def coverage(self) -> Coverage:
         """What is and what is not being seen; see `hwwatch.coverage`."""
         self.notice()
+        return self._cover(self._coverage_of)
+
+    def _cover(self, one: Callable[[Watch], WatchCoverage]) -> Coverage:
         with self._lock:
             owner = lib.hww_trap_owner() if lib.hww_core_shared() != native.ffi.NULL else lib.HWW_OWNER_NONE
             names = {lib.HWW_OWNER_US: "hwwatch", lib.HWW_OWNER_OTHER: "another handler"}
-            watches = tuple(self._coverage_of(watch) for watch in self._watches.values())
+            watches = tuple(one(watch) for watch in self._watches.values())
             free = SLOTS
             if watches:
                 try:

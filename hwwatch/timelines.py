@@ -50,6 +50,8 @@ class Builder:
     present : sequence of Life, optional
         Those that will have rows. With it all stretches have the same columns and dtypes, but for categories,
         which only grow.
+    names : Names, optional
+        An earlier look at what threads are called; default: a look now.
     """
 
     def __init__(
@@ -60,12 +62,13 @@ class Builder:
         stack: bool = False,
         registers: bool = False,
         present: Sequence[Life] | None = None,
+        names: Names | None = None,
     ) -> None:
         self.watches, self.clock = watches, clock
         self.stack, self.registers = stack, registers
         self.wanted = {watch.id for watch in watches}
         self.source = Source()
-        self.names = Names()
+        self.names = Names() if names is None else names
         self.cells = current_cells()
         self.present = present and [life for life in present if life.watch in self.wanted]
         self.seen = 0  # rows so far, of all watches

@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
-NEEDS_HARDWARE = ("hardware", "integration")
+NEEDS_HARDWARE = ("hardware", "integration", "browser")
 SWITCH = os.environ.get("HWWATCH_TEST_HW", "")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -162,12 +163,23 @@ def _plain(text: str) -> str:
 
 
 @pytest.fixture
-def new_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Kernel]]:
+def new_kernel(tmp_path: Path) -> Iterator[Callable[[], Kernel]]:
     """``new_kernel()``: a fresh kernel with the extension loaded, ended with the test."""
+    with _kernels(tmp_path) as new_kernel:
+        yield new_kernel
+
+
+@pytest.fixture(scope="module")
+def one_kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    """A kernel with the extension loaded, for all tests of a file."""
+    with _kernels(tmp_path_factory.mktemp("kernel")) as new_kernel:
+        yield new_kernel()
+
+
+@contextlib.contextmanager
+def _kernels(folder: Path) -> Iterator[Callable[[], Kernel]]:
     from jupyter_client.manager import KernelManager
 
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
-    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))
     running: list[Kernel] = []
 
     def new_kernel() -> Kernel:
@@ -183,6 +195,11 @@ def new_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
         assert done.error == "", done
         return kernel
 
-    yield new_kernel
-    for kernel in running:
-        kernel.stop()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IPYTHONDIR", str(folder))
+        patch.setenv("JUPYTER_RUNTIME_DIR", str(folder))
+        try:
+            yield new_kernel
+        finally:
+            for kernel in running:
+                kernel.stop()
