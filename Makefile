@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SOURCES = pyproject.toml $(wildcard hwwatch/_core/*) $(shell find hwwatch -type d ! -name __pycache__)
 
-.PHONY: quickstart test quick stress lint bench lab clean
+.PHONY: quickstart test quick stress lint bench lab binder clean
 
 # Build, run the quickstart notebook without a browser, and print what it found.
 quickstart: $(VENV)/installed
@@ -36,6 +36,10 @@ bench: $(VENV)/installed
 lab: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lab]'
 	$(BIN)/jupyter lab notebooks/01-who-wrote-this.ipynb
+
+# The build steps of binder/ in a fresh Debian root, and the quickstart there without perf events; needs root.
+binder:
+	.ci/binder
 
 $(VENV)/installed: $(SOURCES)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

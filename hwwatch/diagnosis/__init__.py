@@ -65,7 +65,7 @@ def _alone(machine: Machine, problem: str) -> Diagnosis:
     untried = _reason_not_to_try(holders)
     trials: dict[str, dict[str, Trial]] = {}
     for name in BACKENDS:
-        if untried:
+        if untried or backend is None or name != backend.name:
             trials[name] = {mode: Trial(mode, False, problem, "no-child") for mode in MODES}
             continue
         lib.hww_mute(-1)  # see `doctor`

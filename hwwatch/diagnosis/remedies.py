@@ -81,7 +81,7 @@ def for_slots(holders: Holders) -> str:
     if holders.foreign and holders.tracers:
         return for_tracer(holders)
     if holders.foreign and holders.perf_users:
-        return "kill " + " ".join(str(process.pid) for process in holders.perf_users)
+        return "end what holds them, perhaps " + ", ".join(map(str, holders.perf_users))
     if holders.ours:
         return f"hwwatch.unwatch({holders.ours[0][0]!r})"
     return "end the program that watches this one, or the whole machine (such as perf record -e mem:…)"

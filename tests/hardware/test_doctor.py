@@ -26,6 +26,12 @@ PERF = {"HWWATCH_BACKEND": "perf"}
 InChild = Callable[..., Any]
 
 
+def by_question(found: dict[str, Any]) -> dict[str, Any]:
+    """Findings of machine and process, and of the perf backend."""
+    groups = ("machine", "this process", "backend perf")
+    return {f["question"]: f for f in found["findings"] if f["group"] in groups}
+
+
 def test_whoever_asks(in_child: InChild) -> None:
     def work():
         return hwwatch.doctor().to_dict()
@@ -33,7 +39,7 @@ def test_whoever_asks(in_child: InChild) -> None:
     found = in_child(work, env=PERF)
     assert found["works"]
     assert found["verdict"].startswith("Watching works: backend perf (HWWATCH_BACKEND); a hit costs ")
-    answers = {f["question"]: f for f in found["findings"] if f["group"] != "machine"}
+    answers = by_question(found)
     trials = found["backends"]["perf"]
     for mode in ("w", "rw", "r", "x"):
         assert trials[mode]["ok"]
@@ -73,7 +79,7 @@ def test_ordinary_user(in_child: InChild) -> None:
     assert found["machine"]["user"] != 0
     assert found["machine"]["capabilities"] == []
     assert found["works"] == (PARANOID <= 2)
-    answers = {f["question"]: f for f in found["findings"]}
+    answers = by_question(found)
     assert answers["kernel.perf_event_paranoid"]["ok"] == (PARANOID <= 2)
     if PARANOID > 2:
         assert answers["watch writes"]["remedy"].endswith("sudo sysctl kernel.perf_event_paranoid=2")
@@ -136,13 +142,33 @@ def test_sandboxes(
     assert same_files
     assert found["verdict"].startswith("Watching does not work here: ")
     assert problem in found["verdict"]
-    rows = [f for f in found["findings"] if f["question"] in MODES and f["group"] == "backend perf"]
+    rows = [by_question(found)[question] for question in MODES]
     assert [row["ok"] for row in rows] == [False] * 4
     assert all(problem in row["answer"] for row in rows)
     assert any(word in rows[0]["remedy"] for word in remedy.split("|"))
     seccomp = next(f for f in found["findings"] if f["question"] == "seccomp")
     assert found["machine"]["seccomp"] == 2
     assert (seccomp["ok"] is False) == (ending == EPERM)
+
+
+def test_perf_refused_and_the_choice_left_open(in_child: InChild, build: Callable[..., str]) -> None:
+    """Watching works where, and only where, another backend passes its trials; a watch then has that one."""
+
+    def work(path, ending):
+        assert ctypes.CDLL(path).filter(298, ctypes.c_uint(ending)) == 0
+        found = hwwatch.doctor()
+        try:
+            backend = hwwatch.watch(np.zeros(1)).backend.split()[0]
+        except hwwatch.HwwatchError:
+            backend = ""
+        return found.to_dict(), backend
+
+    found, backend = in_child(work, build(FILTER), EPERM, env={"HWWATCH_BACKEND": "auto"})
+    assert [by_question(found)[question]["ok"] for question in MODES] == [False] * 4
+    able = [name for name, trials in found["backends"].items() if trials["w"]["ok"]]
+    assert found["works"] == bool(able)
+    assert [backend] == (able or [""])
+    assert by_question(found)["seccomp"]["ok"] is False
 
 
 # All debug registers taken by a debugger
@@ -219,12 +245,12 @@ def test_all_slots_taken_by_a_debugger(
     assert found["verdict"] == (
         f"Watching does not work here: all 4 debug registers are taken: 4 by {name} ({pid})"
     )
-    answers = {f["question"]: f for f in found["findings"]}
+    answers = by_question(found)
     assert answers["debug registers"]["remedy"] == ("in gdb: detach" if kind == "gdb" else f"kill {pid}")
     assert answers["debugger attached"]["answer"].startswith(f"{name} ({pid})")
     assert answers["test access"]["answer"].startswith("not made")
     # In a process of its own there would be room.
-    assert [f["ok"] for f in found["findings"] if f["question"] in MODES] == [True] * 4
+    assert [answers[question]["ok"] for question in MODES] == [True] * 4
 
 
 # SIGTRAP taken away

@@ -172,7 +172,7 @@ GDB, PERF = Process(42, "gdb"), Process(43, "perf")
             False,
             "all 4 debug registers are taken: 4 in every process, as `perf record -a` takes them, perhaps by "
             "perf (43)",
-            "kill 43",
+            "end what holds them, perhaps perf (43)",
         ),
         (
             {"free": 0},
