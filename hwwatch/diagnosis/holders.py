@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import inspect
-import os
 import signal
 import tempfile
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from hwwatch import sessions
 from hwwatch.arming import SLOTS
 from hwwatch.coverages import Thread, threads
 from hwwatch.errors import HwwatchError
+from hwwatch.native import lib
 from hwwatch.processes import Process, perf_users, tracers
 from hwwatch.types import Backend
 
@@ -127,18 +127,17 @@ def _handler(number: int) -> int:
 
 def sigtrap_owner() -> SignalOwner:
     """Whose handler SIGTRAP has now; `signal.getsignal` does not know those of C."""
+    if lib.hww_trap_owner() == lib.HWW_OWNER_US:
+        return SignalOwner("hwwatch")
     address = _handler(signal.SIGTRAP)
     if address == _SIG_DFL:
         return SignalOwner("default")
     if address == _SIG_IGN:
         return SignalOwner("ignored")
-    from hwwatch._core import __file__ as core
     from hwwatch.code.symbols import Symbols
 
     with tempfile.TemporaryDirectory(prefix="hwwatch-") as folder:  # no cache is left behind
         symbol = Symbols(folder).lookup(address)
-    if symbol.path and core and os.path.realpath(symbol.path) == os.path.realpath(core):
-        return SignalOwner("hwwatch")
     python = signal.getsignal(signal.SIGTRAP)
     if callable(python) and address in _python_handlers():
         return SignalOwner("python", _python_name(python))
