@@ -331,8 +331,8 @@ def describe(
 ) -> WatchCoverage:
     """What one watch sees now.
 
-    `tally` is its figures, `alive` what `threads` has just said; `unarmed` the threads that it is blind to, and
-    why; `missed` what else its backend has to tell.
+    `tally` is its figures, `alive` what `threads` has just said; `unarmed` the threads that it is blind to,
+    and why; `missed` what else its backend has to tell.
     """
     alive = threads() if alive is None else alive
     unarmed = unarmed or {}
