@@ -29,6 +29,8 @@ SOURCE = r"""
 void store(volatile int64_t *p, long n) { for (long i = 1; i <= n; i++) *p = i; }
 void store_twice(volatile int64_t *p, volatile int64_t *q) { *p = 7; *q = 7; }
 long load(const volatile int64_t *p, long n) { long sum = 0; while (n--) sum += *p; return sum; }
+/* Where it read from is not to be seen afterwards. */
+long chase(long *p) { __asm__ volatile("mov (%0), %0" : "+r"(p) : : "memory"); return (long)p; }
 __attribute__((noinline)) int function(int x) { __asm__ volatile(""); return x + 1; }
 static void *run(void *p) { store(p, 1); return 0; }
 /* A thread of C that stores with its first instruction. */
@@ -189,6 +191,28 @@ def test_modes_policies_conditions_limit(traced: Any, library: ctypes.CDLL) -> N
     rows = watch.timeline()
     assert rows.action.tolist() == ["continued"] * 3 + ["returned", "jumped"]
     assert set(rows.access) == {"execute"}
+
+
+def test_which_of_several_is_told_by_the_instruction(traced: Any, library: ctypes.CDLL) -> None:
+    """No signal names one: reads and equal writes are told apart all the same, what cannot be is marked."""
+    values = np.zeros(3, np.int64)
+    watches = [traced.watch(values[i : i + 1], mode, name=mode) for i, mode in enumerate(("rw", "w", "r"))]
+    library.load(_at(values, 0), ctypes.c_long(2))
+    library.load(_at(values, 1), ctypes.c_long(2))
+    library.load(_at(values, 2), ctypes.c_long(2))
+    library.store_twice(_at(values, 0), _at(values, 1))
+    library.store_twice(_at(values, 1), _at(values, 0))  # the values that are there
+    library.store_twice(_at(values, 2), _at(values, 2))
+    rows = traced.timeline()
+    found = [rows[rows.watch == watch.name].access.tolist() for watch in watches]
+    assert found == [["read"] * 2 + ["write"] * 2, ["write"] * 2, ["read"] * 2]
+    assert set(rows.confidence) == {"exact"}
+    assert [watch.lost for watch in watches] == [0] * 3
+    traced.clear()
+    library.chase(_at(values, 0))
+    rows = traced.timeline()
+    assert rows.watch.tolist() == ["rw", "r"]  # each of them may have been read
+    assert set(rows.confidence) == {"guess"}
 
 
 def library_address(function: Any) -> int:
