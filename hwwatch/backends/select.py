@@ -9,7 +9,7 @@ from typing import NamedTuple
 from hwwatch.backends.fake import FakeBackend
 from hwwatch.backends.perf import PerfBackend
 from hwwatch.backends.ptrace import PtraceBackend
-from hwwatch.errors import CanaryError, HwwatchError, NoSlotError, NotSupported, PermissionRefused
+from hwwatch.errors import HwwatchError, NoSlotError
 from hwwatch.types import Backend
 
 _MAKERS: dict[str, Callable[[], Backend]] = {
@@ -65,10 +65,10 @@ def _refused(backend: Backend) -> HwwatchError | None:
     """What speaks against a backend; with all registers taken, it works."""
     try:
         backend.canary("w", 8, False)
-    except (PermissionRefused, NotSupported, CanaryError) as error:
-        return error
     except NoSlotError:
         return None
+    except HwwatchError as error:
+        return error
     return None
 
 
