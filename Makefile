@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SOURCES = pyproject.toml $(wildcard hwwatch/_core/*) $(shell find hwwatch -type d ! -name __pycache__)
 
-.PHONY: quickstart test quick stress lint bench lab binder clean
+.PHONY: quickstart test quick denied stress lint bench lab binder clean
 
 # Build, run the quickstart notebook without a browser, and print what it found.
 quickstart: $(VENV)/installed
@@ -18,6 +18,11 @@ test: $(VENV)/installed
 # The part of the tests that takes less than two minutes.
 quick: $(VENV)/installed
 	$(BIN)/python -m pytest -m "not slow"
+
+# The hardware tests as in a container: perf_event_open refused; run by root, as an ordinary user.
+denied: $(VENV)/installed
+	HWWATCH_BACKEND=ptrace $(BIN)/python tests/denied.py $(if $(filter 0,$(shell id -u)),--uid 65534) -- \
+	  $(BIN)/python -m pytest -p no:cacheprovider tests/hardware
 
 # Everything at once, at random.
 stress: $(VENV)/installed

@@ -18,6 +18,8 @@ import hwwatch
 
 BATCH = 400  # hits
 ROUNDS = 60
+#: Ends the name of a variant that is like the one without it, on the other backend.
+PTRACE = " (ptrace)"
 
 
 def deep(depth: int, call: Callable[[], float]) -> float:
@@ -41,6 +43,7 @@ def variants(floor: Any, place: np.ndarray[Any, Any]) -> dict[str, Callable[[], 
 
     def full(mode: str, frames: int, **options: Any) -> float:
         target = code if mode == "x" else place
+        options = {"backend": "perf", **options}
         with hwwatch.watching(target, mode, stack=frames, kernel=False, **options) as watch:
             spent = deep(max(frames, 1), lambda: float(runs[mode](data, BATCH)))
             if watch.counted != BATCH:
@@ -65,11 +68,18 @@ def variants(floor: Any, place: np.ndarray[Any, Any]) -> dict[str, Callable[[], 
         "x: Return": lambda: full("x", 16, policy=hwwatch.Return(42)),
         "x: Goto": lambda: full("x", 16, policy=hwwatch.Goto(landing)),
         "x: native function": lambda: full("x", 16, policy=floor.floor_policy),
+        **{
+            f"{mode}: full record, 16 frames{PTRACE}": lambda mode=mode: full(mode, 16, backend="ptrace")
+            for mode in runs
+        },
     }
 
 
 def measure(floor: Any, rounds: int = ROUNDS) -> list[dict[str, Any]]:
-    """One row a variant: median, minimum, maximum in µs a hit, and the ratio to its bare handler."""
+    """One row a variant: median, minimum, maximum in µs a hit, the ratio to its bare handler.
+
+    A variant on ptrace has the ratio to the same on perf, too: ``"to_perf"``.
+    """
     place = np.zeros(1, np.uint64)
     runs = variants(floor, place)
     spent: dict[str, list[float]] = {name: [] for name in runs}
@@ -88,6 +98,7 @@ def measure(floor: Any, rounds: int = ROUNDS) -> list[dict[str, Any]]:
             "min": min(spent[name]),
             "max": max(spent[name]),
             "ratio": medians[name] / medians[f"{name.partition(':')[0]}: bare counting handler"],
+            **({"to_perf": medians[name] / medians[name.removesuffix(PTRACE)]} if PTRACE in name else {}),
         }
         for name in runs
     ]

@@ -171,7 +171,7 @@ def watch(
     stack : int
         Python frames to keep a hit, 0 to 64.
     backend : str
-        "auto", or the name of a backend.
+        "auto": perf, or ptrace where a test access by perf fails; or the name of one.
     session : Session, optional
         Default: the one that all module functions share.
 

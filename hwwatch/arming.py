@@ -73,6 +73,8 @@ def no_slot(watch: Watch, free: int, holders: Sequence[Watch]) -> NoSlotError:
     debuggers = tracers() if foreign > 0 else ()
     named = ", ".join(f"{process.name} (pid {process.pid})" for process in debuggers)
     unnamed = "a debugger that is gone, or by another program"
+    if lib.hww_registers_poked():
+        unnamed = "the ptrace backend or a debugger: once used, this thread keeps them from perf"
     others = f" and {foreign} by {named or unnamed}" if foreign > 0 else ""
     hint = "End what watches this one; after a debugger they are free in new threads and processes only."
     if holders:

@@ -327,12 +327,14 @@ def _touched(
     end = at + np.array([piece.nbytes for piece in life.pieces], np.uint64)
     in_piece = (first[None, :] < end[:, None]) & (at[:, None] < last[None, :])
     same = (hits.old[rows] == hits.new[rows]).all(axis=1)  # else neighbouring bytes under a piece changed
-    vague = np.flatnonzero(~known & same & (records["named"] != 0xFF))
-    named = records["named"][vague].astype(np.int64)
+    ambiguous = (records["flags"] & lib.HWW_HIT_AMBIGUOUS) != 0
+    vague = np.flatnonzero(~known & same & ((records["named"] != 0xFF) | ambiguous))
+    lowest = np.array([(bits & -bits).bit_length() - 1 for bits in range(16)])
+    named = np.where(ambiguous, lowest[records["hit"] & 15], records["named"])[vague].astype(np.int64)
     touched[vague, in_piece[named].argmax(axis=1)] = True
     sure = np.ones(touched.shape, np.bool_)
     inside = np.array([_inside(piece, life.leaves) for piece in life.pieces], np.bool_)
-    sure[vague] = (inside[named] & (in_piece[named].sum(axis=1) == 1))[:, None]
+    sure[vague] = (inside[named] & (in_piece[named].sum(axis=1) == 1) & ~ambiguous[vague])[:, None]
 
     # A change outside the instruction's reach is another thread's: its own record gets the old value.
     for leaf in range(len(sizes)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -322,9 +322,20 @@ class Coverage:
         return coverage_html(self)
 
 
-def describe(watch: Watch, tally: Tally, alive: Sequence[Thread] | None = None) -> WatchCoverage:
-    """What one watch sees now; `tally` is its figures, `alive` what `threads` has just said."""
+def describe(
+    watch: Watch,
+    tally: Tally,
+    alive: Sequence[Thread] | None = None,
+    unarmed: Mapping[int, str] | None = None,
+    missed: Iterable[str] = (),
+) -> WatchCoverage:
+    """What one watch sees now.
+
+    `tally` is its figures, `alive` what `threads` has just said; `unarmed` the threads that it is blind to,
+    and why; `missed` what else its backend has to tell.
+    """
     alive = threads() if alive is None else alive
+    unarmed = unarmed or {}
     blind: list[tuple[int, str, str]] = []
     if watch.armed and watch.backend.startswith("perf"):
         blind = [
@@ -332,7 +343,8 @@ def describe(watch: Watch, tally: Tally, alive: Sequence[Thread] | None = None) 
             for t in alive
             if t.blocks_sigtrap
         ]
-    notes = []
+    blind += [(t.tid, t.name, unarmed[t.tid]) for t in alive if t.tid in unarmed]
+    notes = list(missed)
     if watch.armed and not watch.enabled:
         notes.append("paused")
     if watch.stopped:
@@ -362,7 +374,7 @@ def describe(watch: Watch, tally: Tally, alive: Sequence[Thread] | None = None) 
         watch.state,
         watch.backend,
         len(alive),
-        len(alive) if watch.armed else 0,
+        len(alive) - len(unarmed.keys() & {t.tid for t in alive}) if watch.armed else 0,
         tuple(blind),
         watch.kernel_note,
         children,

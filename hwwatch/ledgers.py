@@ -403,6 +403,8 @@ def _life(watch: Watch, armed: Armed, since: int, initial: bytes, settings: Any)
 
 
 def _correction(totals: Mapping[Life, Sum], entry: Entry) -> tuple[int, ...]:
-    """By piece: what the decoded instructions add to the handler's account."""
+    """By piece: what the decoded instructions add to the handler's account, if others count, too."""
+    if not entry.backend.counting:
+        return (0,) * len(entry.armed.request.pieces)
     columns = zip(*(totals[life].correction for life in entry.lives), strict=True)
     return tuple(sum(column) for column in columns)

@@ -517,7 +517,11 @@ class Session:
 
     def _coverage_of(self, watch: Watch) -> WatchCoverage:
         with self._lock:
-            return describe(watch, self._tally(watch))
+            blind, notes = {}, ()
+            if watch.armed and watch._armed is not None:
+                backend = self._backend_of(watch)
+                blind, notes = backend.blind(watch._armed), backend.notes(watch._armed)
+            return describe(watch, self._tally(watch), unarmed=blind, missed=notes)
 
     # ending
 

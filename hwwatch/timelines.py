@@ -270,6 +270,9 @@ class _Table:
         late = (self.records["flags"] & lib.HWW_HIT_LATE) != 0
         confidence = np.array([CONFIDENCES.index(p.site.confidence) for p in places] + [3], np.int64)[codes]
         confidence[late] = CONFIDENCES.index("none")  # delivered late: the pc is not the access's
+        sure = self._joined(lambda part: part.sure, np.zeros(0, np.bool_))
+        doubtful = ~sure & ((self.records["flags"] & lib.HWW_HIT_AMBIGUOUS) != 0)  # another watch, perhaps
+        confidence[doubtful] = np.maximum(confidence[doubtful], CONFIDENCES.index("guess"))
         return {
             "instruction": category(codes, [p.site.text for p in places]),
             "confidence": category(confidence, CONFIDENCES, CONFIDENCES),

@@ -89,6 +89,8 @@ class Backend(Protocol):
     """A way to be told of accesses. All share handler, ring and frames; they differ in how they arm."""
 
     name: str
+    #: Whether the CPU's hits are counted by somebody other than the handler: only then can one be missing.
+    counting: bool
 
     def slots_free(self) -> int:
         """Debug registers that are free on the calling thread."""
@@ -122,3 +124,9 @@ class Backend(Protocol):
 
     def threads(self, armed: Armed) -> frozenset[int]:
         """Threads armed by an event of their own."""
+
+    def blind(self, armed: Armed) -> dict[int, str]:
+        """Living threads whose accesses do not trap, and why not."""
+
+    def notes(self, armed: Armed) -> tuple[str, ...]:
+        """What else may have been missed, one line each."""

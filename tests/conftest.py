@@ -1,7 +1,8 @@
 """What the tests share: the hardware switch, a session that leaves nothing behind, child processes.
 
 ``HWWATCH_TEST_HW`` decides on the tests that need debug registers: unset tries, and skips them where no
-breakpoint fires; ``1`` must run, so that a skip is a failure; ``0`` never.
+breakpoint fires; ``1`` must run, so that a skip is a failure; ``0`` never. ``HWWATCH_BACKEND`` is
+the backend that they run on, perf unless it is set.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import pytest
 HERE = Path(__file__).parent
 NEEDS_HARDWARE = ("hardware", "integration", "browser")
 SWITCH = os.environ.get("HWWATCH_TEST_HW", "")
+BACKEND = os.environ.get("HWWATCH_BACKEND", "perf")
 
 
 # The hardware switch
@@ -43,13 +45,13 @@ def _needs_hardware(path: Path) -> bool:
 
 def _refusal() -> str:
     """Why breakpoints do not work here, or "" where a test access trapped."""
-    from hwwatch.backends.perf import PerfBackend
+    from hwwatch.backends.select import select
     from hwwatch.errors import HwwatchError
     from hwwatch.sessions import release_signals
 
     try:
         for mode in ("w", "rw", "x"):
-            PerfBackend().canary(mode, 8, False)
+            select(BACKEND).backend.canary(mode, 8, False)
     except HwwatchError as error:
         return str(error)
     finally:
@@ -57,7 +59,11 @@ def _refusal() -> str:
     return ""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    other = "ptrace" if BACKEND != "ptrace" else "perf"
+    others = [item for item in items if item.get_closest_marker(other)]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in others]
     chosen = [item for item in items if _needs_hardware(item.path)]
     for item in chosen:
         item.add_marker(pytest.mark.hardware)
@@ -125,7 +131,13 @@ def _session(backend: str) -> Iterator[Any]:
 def session() -> Iterator[Any]:
     """A fresh session on the real debug registers; nothing of it may stay."""
     assert perf_descriptors() == []
-    yield from _session("perf")
+    yield from _session(BACKEND)
+
+
+@pytest.fixture
+def traced() -> Iterator[Any]:
+    """A fresh session on debug registers that a helper sets by ptrace."""
+    yield from _session("ptrace")
 
 
 @pytest.fixture

@@ -33,8 +33,9 @@
 #define HWW_HIT_UNREADABLE 32  /* the watched bytes could not be read */
 #define HWW_HIT_NO_STACK 64    /* Python runs on the thread, but its frames could not be walked or stored */
 #define HWW_HIT_EXECUTE 128
-#define HWW_HIT_TRUNCATED 256 /* the call stack is deeper than what was asked for */
-#define HWW_HIT_REFUSED 512   /* the policy could not be carried out: see hww_record.action for what was */
+#define HWW_HIT_TRUNCATED 256  /* the call stack is deeper than what was asked for */
+#define HWW_HIT_REFUSED 512    /* the policy could not be carried out: see hww_record.action for what was */
+#define HWW_HIT_AMBIGUOUS 1024 /* nothing changed, and other watches may have been meant */
 
 #define HWW_MAX_LEAVES 32
 #define HWW_MAX_OPERATIONS 64
@@ -46,6 +47,17 @@ enum hww_mode { HWW_WRITE, HWW_READWRITE, HWW_EXECUTE, HWW_READ };
 
 /* Whose SIGTRAP handler is in place. */
 enum hww_owner { HWW_OWNER_NONE, HWW_OWNER_US, HWW_OWNER_OTHER };
+
+/* What became of a thread that a tracer's helper was to arm (registers.c). */
+enum hww_thread_state {
+    HWW_THREAD_UNSEEN,
+    HWW_THREAD_ARMED,
+    HWW_THREAD_DEAF, /* blocks SIGTRAP: a hit would kill the process */
+    HWW_THREAD_ENDED,
+    HWW_THREAD_STUCK, /* did not stop */
+    HWW_THREAD_REFUSED,
+    HWW_THREAD_TORN /* the helper was killed meanwhile */
+};
 
 struct hww_record {
     uint32_t tag;        /* [trap] written last, with release */
@@ -198,6 +210,9 @@ struct hww_watch {
     uint64_t guessed[4];   /* [trap] by piece: of those, the ones that no signal named */
     uint64_t nested[4];    /* [trap] by piece: traps that the handler itself caused */
     uint64_t retired[4];   /* [arm] by piece: final counts of events closed so far */
+    uint64_t unfollowed;   /* [fork] children whose debug registers could not be set */
+    uint64_t torn;         /* [arm] errands that ended with a thread's debug registers half set */
+    uint64_t belated;      /* [arm] threads that began unseen and were armed later */
 };
 
 /* A pc behind an instruction that only writes; the bytes before it must still be the same. */
@@ -310,6 +325,19 @@ struct hww_arm_report {
     uint32_t failed_piece;
 };
 
+#define HWW_REACH_READ 1
+#define HWW_REACH_WRITE 2
+#define HWW_LONGEST 15 /* bytes of an x86 instruction (Intel SDM vol. 2A, 2.3.11) */
+
+/* What an instruction that ends at some place may have touched (decode.c). */
+struct hww_reach {
+    uint64_t address;
+    uint32_t nbytes;
+    uint32_t access; /* HWW_REACH_* */
+    uint32_t vague;  /* the address was computed with a register that the instruction has overwritten */
+    uint32_t length; /* of the instruction, bytes */
+};
+
 /* region.c */
 int hww_core_open(uint64_t capacity, uint64_t arena_size);
 struct hww_shared *hww_core_shared(void);
@@ -353,6 +381,9 @@ int hww_muted(void);
 /* action.c */
 int hww_writer_add(uint64_t pc);
 
+/* decode.c */
+int hww_decode_before(uint64_t pc, const uint64_t registers[16], struct hww_reach out[15]);
+
 /* arm.c */
 int hww_watch_open(int watch, const struct hww_arm_options *options, struct hww_arm_report *report);
 
@@ -370,3 +401,14 @@ int hww_watch_counts(int watch, uint64_t counts[4]);
 int hww_watch_threads(int watch, int32_t *tids, int capacity);
 int hww_slots_free(int32_t tid);
 int hww_canary(uint32_t mode, uint32_t nbytes, uint32_t kernel);
+
+/* registers.c */
+int hww_registers_open(int watch, const struct hww_arm_options *options, struct hww_arm_report *report);
+int hww_registers_close(int watch);
+int hww_registers_enable(int watch, int on);
+int hww_registers_modify(int watch, uint32_t mode);
+int hww_registers_free(void);
+int hww_registers_canary(uint32_t mode, uint32_t nbytes);
+int hww_registers_belated(int32_t tid);
+int hww_registers_poked(void);
+int hww_registers_threads(int32_t *tids, uint8_t *states, int capacity);

@@ -37,6 +37,7 @@ struct hww_thread {
     pid_t tid, pid;
     uint64_t forwarding; /* bit n: signal n is being handed on */
     uint32_t nested;     /* who was named by the last trap inside the handler: watch << 8 | piece */
+    int canary;          /* a test access is being made under a register set by a tracer */
     int muted;           /* > 0: hwwatch's own code runs; its calls of a watched function are let through */
 };
 extern __thread struct hww_thread hww_thread __attribute__((tls_model("initial-exec")));
@@ -136,6 +137,18 @@ void hww_watch_forked(void);
 void hww_watch_orphaned(uint32_t watch);
 int hww_watch_stop_once(uint32_t watch);
 extern volatile uint64_t hww_canary_seen;
+
+/* registers.c, for the handler */
+enum hww_certainty {
+    HWW_CERTAIN, /* all of them were touched */
+    HWW_LIKELY,  /* none but them; which, the full decoder may tell */
+    HWW_UNKNOWN,
+};
+uint32_t hww_registers_candidates(struct hww_thread *self, const struct hww_moment *moment,
+                                  enum hww_certainty *certain);
+uint32_t hww_registers_pieces(uint32_t registers, uint32_t watch);
+void hww_registers_drop(uint32_t watch);
+void hww_registers_purge(void);
 
 /* arm.c, for the handler */
 void hww_watch_doubt(struct hww_thread *self, uint32_t watch, uint32_t piece);

@@ -96,6 +96,7 @@ int hww_watch_claim(uint32_t mode, uint32_t npieces, const struct hww_piece *pie
         HWW_STORE(&watch->first, watch->generation);
         HWW_STORE(&watch->hardware, watch->generation);
         watch->seen = watch->tickets = watch->filtered = 0;
+        watch->unfollowed = watch->torn = watch->belated = 0;
         watch->recorded = watch->dropped = watch->late = watch->refused = watch->inferred = 0;
         for (int p = 0; p < HWW_MAX_PIECES; p++)
             watch->accounted[p] = watch->guessed[p] = watch->nested[p] = watch->retired[p] = 0;
@@ -163,6 +164,7 @@ int hww_watch_stop(int watch)
         ;
     __atomic_fetch_and(&hww_active, ~(1ull << watch), __ATOMIC_ACQ_REL);
     hww_events_hold(-1);
+    hww_registers_drop((uint32_t)watch);
     return 0;
 }
 
@@ -296,4 +298,5 @@ void hww_watch_orphaned(uint32_t watch)
     for (uint32_t i = 0; i < hww_events[watch].count; i++)
         for (int p = 0; p < HWW_MAX_PIECES; p++)
             hww_event_close(&hww_event_at((int)watch, i)->fd[p]);
+    hww_registers_drop(watch);
 }

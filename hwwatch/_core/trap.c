@@ -20,6 +20,7 @@
 
 #include "arch_x86_64.h"
 #include "core.h"
+#include "tracer.h"
 
 uint64_t hww_active, hww_readers;
 volatile uint64_t hww_canary_seen;
@@ -48,6 +49,10 @@ struct trap {
     struct hww_moment moment;
     uint32_t stack_flags;
     int looked, after_syscall, known_writer;
+    int poked;          /* by a register that a tracer has set: the signal names nobody */
+    uint32_t registers; /* those that it may stand for */
+    enum hww_certainty certain;
+    int assumed; /* each of them gets a record */
 };
 
 /* One record stands for one kernel count of each piece in mask; but a copy by the kernel counts a byte or
@@ -223,11 +228,15 @@ static int look_at(struct hww_thread *self, struct trap *trap, uint32_t index, s
     }
     if (HWW_LOAD(&watch->state) == HWW_RETIRED)
         hww_watch_stop_once(index); /* a child may have reached its limit: it cannot reach our events */
-    if (!named && (HWW_LOAD(&watch->state) != HWW_ARMED ||
-                   (watch->mode == HWW_EXECUTE && !same_instruction(trap, watch, index, foreign))))
+    if (trap->poked && !hww_registers_pieces(UINT32_MAX, index))
+        return 0; /* none of this process' */
+    uint32_t mine = trap->poked ? hww_registers_pieces(trap->registers, index) : 0;
+    int executed = watch->mode == HWW_EXECUTE &&
+                   (trap->poked ? mine != 0 : same_instruction(trap, watch, index, foreign));
+    if (!named && (HWW_LOAD(&watch->state) != HWW_ARMED || (watch->mode == HWW_EXECUTE && !executed)))
         return 0;
     out->index = index;
-    out->change = (struct hww_change){{0}, {0}, 0, trap->flags};
+    out->change = (struct hww_change){{0}, {0}, 0, trap->flags | (trap->assumed ? HWW_HIT_AMBIGUOUS : 0)};
     /* A hit by the registers as they are is of the latest mode; one by those before a change, of the last
      * then. */
     uint32_t hardware = HWW_LOAD(&watch->hardware);
@@ -246,8 +255,11 @@ static int look_at(struct hww_thread *self, struct trap *trap, uint32_t index, s
         pack(watch, out->change.now, out->finding.new_bytes);
     }
     /* An execute watch has one piece, and is here only when it was hit. */
-    out->sure = named ? 1u << trap->piece : watch->mode == HWW_EXECUTE ? 1 : pieces_around(trap, watch);
-    out->finding.hit = out->change.mask | out->sure;
+    out->sure = named                                         ? 1u << trap->piece
+                : watch->mode == HWW_EXECUTE                  ? 1
+                : trap->poked && trap->certain == HWW_CERTAIN ? mine
+                                                              : pieces_around(trap, watch);
+    out->finding.hit = out->change.mask | out->sure | (trap->assumed ? mine : 0);
     return out->finding.hit && HWW_LOAD(&watch->first) == first;
 }
 
@@ -302,13 +314,20 @@ static void act_on(struct hww_thread *self, struct trap *trap, struct sight *sig
  * be some that its parent has ended since. */
 #define SIGHTS 8
 
+static uint32_t look_around(struct hww_thread *self, struct trap *trap, uint64_t watches,
+                            struct sight *sights, uint32_t count)
+{
+    for (; watches && count < SIGHTS; watches &= watches - 1)
+        count += (uint32_t)look_at(self, trap, (uint32_t)__builtin_ctzll(watches), &sights[count]);
+    return count;
+}
+
 static void handle(struct hww_thread *self, struct trap *trap)
 {
     struct hww_moment *moment = &trap->moment;
     struct sight sights[SIGHTS];
     uint32_t count = 0;
     hww_arch_moment(moment, trap->context);
-    hww_thread_identify(self);
     moment->time = 0;
     moment->tid = (uint32_t)self->tid;
     moment->pid = (uint32_t)self->pid;
@@ -322,11 +341,21 @@ static void handle(struct hww_thread *self, struct trap *trap)
         count = (uint32_t)trap->current;
         others &= ~(1ull << trap->watch);
     }
-    for (; others && count < SIGHTS; others &= others - 1)
-        count += (uint32_t)look_at(self, trap, (uint32_t)__builtin_ctzll(others), &sights[count]);
+    if (trap->poked)
+        trap->registers = hww_registers_candidates(self, moment, &trap->certain);
+    /* Several watches may have been read, or written with what they held. Each gets a record that names
+     * nobody; those that the instruction does not reach are left out when it is decoded. */
+    trap->assumed = trap->poked && trap->certain == HWW_LIKELY;
+    count = look_around(self, trap, others, sights, count);
+    if (trap->poked && !count && trap->registers) {
+        trap->assumed = 1;
+        count = look_around(self, trap, others, sights, 0);
+    }
     for (uint32_t i = 0; i < count; i++)
         act_on(self, trap, &sights[i]);
-    if (!count && !nobody && trap->watch == NO_WATCH)
+    if (!count && trap->poked)
+        hww_registers_purge();
+    else if (!count && !nobody && trap->watch == NO_WATCH)
         HWW_ADD(&hww_region.shared->unexplained, 1);
 }
 
@@ -359,7 +388,8 @@ static void on_trap(int number, siginfo_t *info, void *context)
     memcpy(&flags, (const char *)info + HWW_SIGINFO_FLAGS, sizeof flags);
     uint32_t watch = cookie >> 8 & 0xff, piece = cookie & 0xff;
     int ours = info->si_code == HWW_TRAP_PERF && cookie >> 48 == HWW_COOKIE_MAGIC;
-    if (!ours && unexplained(self, info, context)) {
+    int poked = info->si_code == HWW_TRAP_HWBKPT && hww_registers_poked();
+    if (poked || (!ours && unexplained(self, info, context))) {
         ours = 1;
         watch = NO_WATCH;
         piece = 0;
@@ -368,7 +398,7 @@ static void on_trap(int number, siginfo_t *info, void *context)
     if (!ours) {
         HWW_ADD(&hww_region.shared->forwarded, 1);
         hww_signal_forward(&trap_signal, info, context);
-    } else if (watch == HWW_COOKIE_CANARY) {
+    } else if (watch == HWW_COOKIE_CANARY || (poked && self->canary)) {
         __atomic_fetch_add(&hww_canary_seen, 1, __ATOMIC_RELAXED);
     } else if (watch > NO_WATCH || piece >= HWW_MAX_PIECES) {
         HWW_ADD(&hww_region.shared->stale, 1);
@@ -387,7 +417,16 @@ static void on_trap(int number, siginfo_t *info, void *context)
         trap.context = context;
         trap.stack_flags = 0;
         trap.current = trap.looked = trap.after_syscall = trap.known_writer = 0;
+        trap.poked = poked;
+        trap.certain = HWW_CERTAIN;
+        trap.assumed = 0;
+        trap.registers = 0;
+        hww_thread_identify(self);
+        if (poked)
+            HWW_ADD(&hww_traps_begun[(uint32_t)self->tid % HWW_TRAP_COUNTERS], 1);
         handle(self, &trap);
+        if (poked)
+            HWW_ADD(&hww_traps_done[(uint32_t)self->tid % HWW_TRAP_COUNTERS], 1);
         HWW_FENCE();
         self->in_handler = 0;
     }

@@ -24,6 +24,7 @@ class FakeBackend:
     """Keeps to the hardware's limits: 4 slots, pieces of 1, 2, 4, 8 bytes."""
 
     name = "fake"
+    counting = True
 
     def __init__(self) -> None:
         native.open_core()
@@ -96,6 +97,14 @@ class FakeBackend:
     def threads(self, armed: Armed) -> frozenset[int]:
         """No thread has an event."""
         return frozenset()
+
+    def blind(self, armed: Armed) -> dict[int, str]:
+        """No thread is."""
+        return {}
+
+    def notes(self, armed: Armed) -> tuple[str, ...]:
+        """Nothing."""
+        return ()
 
     def close(self) -> None:
         """Nothing to give back."""

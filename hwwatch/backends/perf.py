@@ -19,13 +19,14 @@ CORE_MODE = {"w": lib.HWW_WRITE, "rw": lib.HWW_READWRITE, "r": lib.HWW_READ, "x"
 #: Milliseconds to wait for hits that were counted and are not recorded yet, before they are called lost;
 #: seconds, while threads are waiting for their turn to run.
 SETTLE, PATIENCE = 10, 1.0
-_WORDS = {"w": "write", "rw": "read-write", "r": "read-write", "x": "execute"}
+WORDS = {"w": "write", "rw": "read-write", "r": "read-write", "x": "execute"}
 
 
 class PerfBackend:
     """One event for each piece and thread; threads and children born later inherit them."""
 
     name = "perf"
+    counting = True
 
     def __init__(self) -> None:
         native.open_core()
@@ -55,13 +56,13 @@ class PerfBackend:
             for _ in range(3):  # a virtual machine may lose a trap's cause now and then
                 fired = check(
                     lib.hww_canary(CORE_MODE[mode], nbytes, int(kernel)),
-                    f"opening a {_WORDS[mode]} breakpoint",
+                    f"opening a {WORDS[mode]} breakpoint",
                 )
                 if fired:
                     break
         if not fired:
             raise CanaryError(
-                f"a {_WORDS[mode]} breakpoint of {nbytes} bytes was accepted, but a test access on it raised "
+                f"a {WORDS[mode]} breakpoint of {nbytes} bytes was accepted, but a test access on it raised "
                 "no trap: this virtual machine or sandbox does not deliver debug exceptions, or another "
                 "debugger takes them.",
                 hint="See `hwwatch.doctor()`.",
@@ -156,6 +157,14 @@ class PerfBackend:
             tids = ffi.new("int32_t[]", count)
             lib.hww_watch_threads(armed.index, tids, count)
         return frozenset(tids)
+
+    def blind(self, armed: Armed) -> dict[int, str]:
+        """None: each thread has its event. One that blocks SIGTRAP is counted, and told in the coverage."""
+        return {}
+
+    def notes(self, armed: Armed) -> tuple[str, ...]:
+        """Nothing."""
+        return ()
 
     def close(self) -> None:
         """Give SIGTRAP back to whoever had it."""

@@ -12,6 +12,8 @@ import pytest
 
 import hwwatch
 
+pytestmark = pytest.mark.perf
+
 
 class Blocker(threading.Thread):
     """Blocks SIGTRAP, stores ten times, waits, unblocks it and stores once more."""

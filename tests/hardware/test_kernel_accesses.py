@@ -43,6 +43,7 @@ def by_recv_into(memory: Any, data: bytes, folder: Path) -> int:
         return sys._getframe().f_lineno - 1
 
 
+@pytest.mark.perf
 @pytest.mark.parametrize("write", [by_readinto, by_readv, by_recv_into])
 @pytest.mark.parametrize("first", [0, 3, 16])
 def test_one_row_for_a_call(session: Any, tmp_path: Path, write: Callable[..., int], first: int) -> None:
@@ -108,6 +109,7 @@ def test_many_calls_are_many_rows(session: Any) -> None:
     assert (watch.counted, watch.hits, watch.lost) == (len(rows), len(rows), 0)
 
 
+@pytest.mark.perf
 def test_lost_hits_stay_lost_after_a_call(session: Any, tmp_path: Path) -> None:
     """What a thread that blocks SIGTRAP lost is not taken for bytes that the kernel copied."""
     import signal

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 
 import hwwatch
 
@@ -51,6 +52,7 @@ def test_two_hundred_cycles(in_child: Callable[..., Any]) -> None:
     assert grown <= 10  # the allocator's own, not one a cycle
 
 
+@pytest.mark.perf
 def test_too_few_file_descriptors(in_child: Callable[..., Any]) -> None:
     """A watch needs one for each thread and register; refused half way, it leaves none open."""
 

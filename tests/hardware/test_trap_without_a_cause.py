@@ -15,6 +15,8 @@ import pytest
 
 import hwwatch
 
+pytestmark = pytest.mark.perf
+
 SOURCE = """
 #define _GNU_SOURCE
 #include <signal.h>

@@ -17,6 +17,7 @@ import hwwatch
 PARANOID = int(Path("/proc/sys/kernel/perf_event_paranoid").read_text())
 
 
+@pytest.mark.perf
 def test_ordinary_user(in_child: Callable[..., Any]) -> None:
     """kernel.perf_event_paranoid 2, the kernel's default, is enough; kernel accesses stay unseen."""
 
@@ -94,7 +95,6 @@ int deny(int number, int error)
     return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) ? errno : 0;
 }
 """
-PERF_EVENT_OPEN, PROCESS_VM_READV = 298, 310  # asm/unistd_64.h
 EPERM, EACCES, ENOSYS = 1, 13, 38
 
 
@@ -109,12 +109,21 @@ EPERM, EACCES, ENOSYS = 1, 13, 38
 def test_perf_denied_by_a_sandbox(
     in_child: Callable[..., Any], build: Callable[..., str], error: int, kind: str, name: str
 ) -> None:
+    """ptrace serves instead, and says why; where that is refused as well, both reasons are told."""
+
     def work(path, error):
         array = np.zeros(8)
         earlier = hwwatch.watch(array[3:4])
         array[3] = 1
         earlier.disarm()
         assert ctypes.CDLL(path).deny(298, error) == 0
+        instead = hwwatch.watch(array[5:6], name="instead")
+        array[5] = 1
+        backend, hits = instead.backend, instead.hits
+        hwwatch.unwatch(instead)
+        hwwatch.clear()
+        array[3] = 1
+        assert ctypes.CDLL(path).deny(101, error) == 0
         caught = []
         for _ in range(2):
             try:
@@ -126,7 +135,8 @@ def test_perf_denied_by_a_sandbox(
         return {
             "caught": caught,
             "names": [watch.name for watch in hwwatch.watches()] == [earlier.name],
-            "hits": hwwatch.timeline().new.tolist(),
+            "hits": (hits, len(hwwatch.timeline())),
+            "backend": backend,
             "works": bool(doctor),
             "lines": str(doctor).count("[no] watch"),
             "alive": True,
@@ -139,10 +149,12 @@ def test_perf_denied_by_a_sandbox(
         assert "\n" not in message
         assert name in message
         assert slug in ("perf-blocked", "no-breakpoints", "perf-paranoid")
+        assert "ptrace" in message
     assert found["names"]
-    assert found["hits"] == [1]
+    assert found["hits"] == [1, 0]
+    assert found["backend"].startswith("ptrace (perf: ")
     assert not found["works"]
-    assert found["lines"] == 4
+    assert found["lines"] == 8
 
 
 def test_handlers_way_to_read_denied(in_child: Callable[..., Any], build: Callable[..., str]) -> None:

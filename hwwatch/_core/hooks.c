@@ -1,0 +1,307 @@
+/* Threads tell us when they begin, and when they change what they do about SIGTRAP.
+ *
+ * The kernel clears a new thread's debug registers (flush_ptrace_hw_breakpoint in copy_thread), and kills a
+ * process at a hit in a thread that blocks SIGTRAP. So while debug registers are set, calls of
+ * pthread_create, pthread_sigmask and sigprocmask go through us: a new thread is armed before its first own
+ * instruction, one that blocks SIGTRAP is disarmed before it does, and armed again afterwards; a signal
+ * handler that would block it is kept from that. What is changed is the global offset table of each module
+ * that calls these functions, and of those that dlopen brings; calls inside the C library, and bare system
+ * calls, are not seen. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <link.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "raw.h"
+#include "tracer.h"
+
+typedef int create_function(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+typedef int mask_function(int, const sigset_t *, sigset_t *);
+typedef int action_function(int, const struct sigaction *, struct sigaction *);
+typedef void *open_function(const char *, int);
+
+static create_function *real_create;
+static mask_function *real_pthread_sigmask, *real_sigprocmask;
+static action_function *real_sigaction;
+open_function *hww_real_dlopen __attribute__((visibility("hidden")));
+
+static int placed;
+static void look_for_modules(void);
+
+struct start {
+    void *(*function)(void *);
+    void *argument;
+};
+
+static void *begin(void *argument)
+{
+    struct start *given = argument, start = *given;
+    free(given);
+    if (hww_registers_wanted())
+        hww_registers_begin();
+    return start.function(start.argument);
+}
+
+static int our_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*function)(void *),
+                      void *argument)
+{
+    struct start *start = malloc(sizeof *start);
+    if (!start)
+        return EAGAIN;
+    *start = (struct start){function, argument};
+    look_for_modules();
+    int error = real_create(thread, attributes, begin, start);
+    if (error)
+        free(start);
+    return error;
+}
+
+static int blocks_trap(void)
+{
+    uint64_t mask = 0;
+    HWW_RAW(SYS_rt_sigprocmask, SIG_BLOCK, 0, &mask, 8);
+    return mask >> (SIGTRAP - 1) & 1;
+}
+
+static int change_mask(mask_function *real, int how, const sigset_t *set, sigset_t *before)
+{
+    if (!set || !hww_registers_wanted())
+        return real(how, set, before);
+    int blocked = blocks_trap(), names = sigismember(set, SIGTRAP) == 1;
+    int blocks = how == SIG_BLOCK ? blocked || names : how == SIG_UNBLOCK ? blocked && !names : names;
+    if (blocks && !blocked)
+        hww_registers_leave_here();
+    int result = real(how, set, before);
+    if (blocked != blocks && !blocks_trap())
+        hww_registers_here();
+    return result;
+}
+
+static int our_pthread_sigmask(int how, const sigset_t *set, sigset_t *before)
+{
+    return change_mask(real_pthread_sigmask, how, set, before);
+}
+
+static int our_sigprocmask(int how, const sigset_t *set, sigset_t *before)
+{
+    return change_mask(real_sigprocmask, how, set, before);
+}
+
+/* ---- handlers that would run with SIGTRAP blocked ---- */
+
+/* Bit n - 1: the handler of signal n was set to block SIGTRAP. */
+static uint64_t relieved;
+
+static int our_sigaction(int number, const struct sigaction *action, struct sigaction *before)
+{
+    struct sigaction changed;
+    if (!action || !hww_registers_wanted() || sigismember(&action->sa_mask, SIGTRAP) != 1)
+        return real_sigaction(number, action, before);
+    changed = *action;
+    sigdelset(&changed.sa_mask, SIGTRAP);
+    int result = real_sigaction(number, &changed, before);
+    if (result == 0)
+        __atomic_fetch_or(&relieved, 1ull << (number - 1), __ATOMIC_RELAXED);
+    return result;
+}
+
+/* Those that are installed already; and back again. */
+static void relieve_handlers(int on)
+{
+    for (int number = 1; number < 65; number++) {
+        struct sigaction found;
+        int ours = relieved >> (number - 1) & 1;
+        if (number == SIGTRAP || (!on && !ours) || real_sigaction(number, NULL, &found) < 0 ||
+            (!(found.sa_flags & SA_SIGINFO) &&
+             (found.sa_handler == SIG_DFL || found.sa_handler == SIG_IGN)) ||
+            sigismember(&found.sa_mask, SIGTRAP) != on)
+            continue;
+        if (on)
+            sigdelset(&found.sa_mask, SIGTRAP);
+        else
+            sigaddset(&found.sa_mask, SIGTRAP);
+        if (real_sigaction(number, &found, NULL) == 0)
+            relieved |= 1ull << (number - 1);
+    }
+    if (!on)
+        relieved = 0;
+}
+
+/* ---- modules that are loaded later ---- */
+
+/* dlopen finds a name without a slash, and what $ stands for, by who calls it: those calls it gets as they
+ * are. */
+__attribute__((visibility("hidden"), used)) int hww_dlopen_is_plain(const char *file)
+{
+    int slash = 0;
+    for (; file && *file; file++) {
+        if (*file == '$')
+            return 0;
+        slash |= *file == '/';
+    }
+    return slash;
+}
+
+__attribute__((visibility("hidden"), used)) void *hww_dlopen_and_look(const char *file, int flags)
+{
+    void *handle = hww_real_dlopen(file, flags);
+    look_for_modules();
+    return handle;
+}
+
+void *hww_our_dlopen(const char *, int) __attribute__((visibility("hidden")));
+__asm__(".text\n"
+        ".hidden hww_our_dlopen\n"
+        ".globl hww_our_dlopen\n"
+        ".type hww_our_dlopen, @function\n"
+        "hww_our_dlopen:\n\t"
+        "endbr64\n\t"
+        "push %rdi\n\t"
+        "push %rsi\n\t"
+        "sub $8, %rsp\n\t"
+        "call hww_dlopen_is_plain\n\t"
+        "add $8, %rsp\n\t"
+        "pop %rsi\n\t"
+        "pop %rdi\n\t"
+        "test %eax, %eax\n\t"
+        "jnz hww_dlopen_and_look\n\t"
+        "jmp *hww_real_dlopen(%rip)\n"
+        ".size hww_our_dlopen, . - hww_our_dlopen\n");
+
+static const struct hook {
+    const char *name;
+    void *ours;
+    void **real;
+} hooks[] = {
+    {"pthread_create", (void *)our_create, (void **)&real_create},
+    {"pthread_sigmask", (void *)our_pthread_sigmask, (void **)&real_pthread_sigmask},
+    {"sigprocmask", (void *)our_sigprocmask, (void **)&real_sigprocmask},
+    {"sigaction", (void *)our_sigaction, (void **)&real_sigaction},
+    {"dlopen", (void *)hww_our_dlopen, (void **)&hww_real_dlopen},
+};
+#define HOOKS (sizeof hooks / sizeof *hooks)
+
+/* What dl_iterate_phdr tells of a module's relocations. */
+struct relocations {
+    const ElfW(Rela) * first;
+    size_t count;
+};
+
+/* A table that was made read-only after start (RELRO) is opened for the moment. */
+static void write_entry(void **entry, void *value, int read_only)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), at = (uintptr_t)entry & ~(page - 1);
+    if (read_only && mprotect((void *)at, page, PROT_READ | PROT_WRITE) < 0)
+        return;
+    HWW_STORE(entry, value);
+    if (read_only)
+        mprotect((void *)at, page, PROT_READ);
+}
+
+/* Our own calls stay as they are. */
+static int is_ours(const struct dl_phdr_info *module)
+{
+    Dl_info info;
+    return dladdr((void *)our_create, &info) && (uintptr_t)info.dli_fbase == module->dlpi_addr;
+}
+
+static int change_module(struct dl_phdr_info *module, size_t size, void *argument)
+{
+    (void)size;
+    const int *on = argument;
+    const ElfW(Dyn) *dynamic = NULL;
+    uintptr_t guarded = 0, guarded_end = 0;
+    for (int i = 0; i < module->dlpi_phnum; i++) {
+        const ElfW(Phdr) *header = &module->dlpi_phdr[i];
+        if (header->p_type == PT_DYNAMIC)
+            dynamic = (const ElfW(Dyn) *)(module->dlpi_addr + header->p_vaddr);
+        if (header->p_type == PT_GNU_RELRO) {
+            guarded = module->dlpi_addr + header->p_vaddr;
+            guarded_end = (guarded + header->p_memsz) & ~((uintptr_t)sysconf(_SC_PAGESIZE) - 1);
+        }
+    }
+    if (!dynamic || is_ours(module))
+        return 0;
+    struct relocations lists[2] = {{NULL, 0}, {NULL, 0}};
+    const ElfW(Sym) *symbols = NULL;
+    const char *strings = NULL;
+    for (; dynamic->d_tag != DT_NULL; dynamic++) {
+        uintptr_t value = dynamic->d_un.d_ptr;
+        /* The loader has made most of these absolute; not those of the vDSO. */
+        uintptr_t address = value < module->dlpi_addr ? value + module->dlpi_addr : value;
+        switch (dynamic->d_tag) {
+        case DT_JMPREL:
+            lists[0].first = (const ElfW(Rela) *)address;
+            break;
+        case DT_PLTRELSZ:
+            lists[0].count = dynamic->d_un.d_val / sizeof(ElfW(Rela));
+            break;
+        case DT_RELA:
+            lists[1].first = (const ElfW(Rela) *)address;
+            break;
+        case DT_RELASZ:
+            lists[1].count = dynamic->d_un.d_val / sizeof(ElfW(Rela));
+            break;
+        case DT_SYMTAB:
+            symbols = (const ElfW(Sym) *)address;
+            break;
+        case DT_STRTAB:
+            strings = (const char *)address;
+            break;
+        }
+    }
+    for (int list = 0; list < 2 && symbols && strings; list++)
+        for (size_t i = 0; lists[list].first && i < lists[list].count; i++) {
+            const ElfW(Rela) *relocation = &lists[list].first[i];
+            uint32_t type = (uint32_t)ELF64_R_TYPE(relocation->r_info);
+            if (type != R_X86_64_JUMP_SLOT && type != R_X86_64_GLOB_DAT)
+                continue;
+            const char *name = strings + symbols[ELF64_R_SYM(relocation->r_info)].st_name;
+            void **entry = (void **)(module->dlpi_addr + relocation->r_offset);
+            for (size_t hook = 0; hook < HOOKS; hook++)
+                if (!strcmp(name, hooks[hook].name) && (*on || *entry == hooks[hook].ours))
+                    write_entry(entry, *on ? hooks[hook].ours : *hooks[hook].real,
+                                (uintptr_t)entry >= guarded && (uintptr_t)entry < guarded_end);
+        }
+    return 0;
+}
+
+static int count_modules(struct dl_phdr_info *module, size_t size, void *argument)
+{
+    (void)size;
+    *(unsigned long long *)argument = module->dlpi_adds;
+    return 1;
+}
+
+/* Put the hooks into modules that have come meanwhile. */
+static void look_for_modules(void)
+{
+    static unsigned long long known;
+    unsigned long long adds = 0;
+    int on = HWW_LOAD(&placed);
+    dl_iterate_phdr(count_modules, &adds);
+    if (on && __atomic_exchange_n(&known, adds, __ATOMIC_ACQ_REL) != adds)
+        dl_iterate_phdr(change_module, &on);
+}
+
+/* Put the hooks into all modules that are loaded by now, or take them out. 1: they were not in place before;
+ * 0: they were; or -errno. */
+int hww_hooks_set(int on)
+{
+    for (size_t hook = 0; hook < HOOKS && !*hooks[HOOKS - 1].real; hook++)
+        *hooks[hook].real = dlsym(RTLD_DEFAULT, hooks[hook].name);
+    for (size_t hook = 0; hook < HOOKS; hook++)
+        if (!*hooks[hook].real)
+            return -ENOSYS;
+    if (!on && !placed)
+        return 0;
+    int first = on && !placed;
+    HWW_STORE(&placed, on);
+    dl_iterate_phdr(change_module, &on);
+    if (first || !on)
+        relieve_handlers(on);
+    return first;
+}
