@@ -35,14 +35,16 @@ struct hww_thread {
     volatile int in_handler;
     void **volatile recover; /* where a fault while reading foreign memory goes on */
     pid_t tid, pid;
-    uint64_t forwarding; /* bit n: signal n is being handed on */
-    uint32_t nested;     /* who was named by the last trap inside the handler: watch << 8 | piece */
-    int canary;          /* a test access is being made under a register set by a tracer */
-    int muted;           /* > 0: hwwatch's own code runs; its calls of a watched function are let through */
+    uint64_t forwarding;   /* bit n: signal n is being handed on */
+    void (*receiver)(int); /* to whom */
+    uint32_t nested;       /* who was named by the last trap inside the handler: watch << 8 | piece */
+    int canary;            /* a test access is being made under a register set by a tracer */
+    int muted;             /* > 0: hwwatch's own code runs; its calls of a watched function are let through */
 };
 extern __thread struct hww_thread hww_thread __attribute__((tls_model("initial-exec")));
 int hww_thread_open(void);
 void hww_thread_identify(struct hww_thread *self);
+int hww_thread_in_vfork(void);
 int hww_guarded(struct hww_thread *self, void (*body)(void *), void *argument);
 #define HWW_FENCE() __atomic_signal_fence(__ATOMIC_SEQ_CST)
 
@@ -65,6 +67,14 @@ int hww_signal_owner(const struct hww_signal *self);
 int hww_signal_handled(const struct hww_signal *self);
 void hww_signal_forward(struct hww_signal *self, siginfo_t *info, void *context);
 void hww_signal_stack(int on);
+int hww_signal_chain(struct hww_signal *self, const struct sigaction *action, struct sigaction *before);
+
+/* trap.c: whether this signal is ours; then the handler now stands behind our own. */
+int hww_trap_chain(int number, const struct sigaction *action, struct sigaction *before);
+
+/* hooks.c */
+void hww_hooks_guard(int on);
+void hww_hooks_fork(int stage);
 
 /* One trap, as the recorder needs it. */
 struct hww_moment {

@@ -1,12 +1,17 @@
-/* Threads tell us when they begin, and when they change what they do about SIGTRAP.
+/* The program's own calls that would make us miss hits, or kill it, go through us while something is armed.
  *
- * The kernel clears a new thread's debug registers (flush_ptrace_hw_breakpoint in copy_thread), and kills a
- * process at a hit in a thread that blocks SIGTRAP. So while debug registers are set, calls of
- * pthread_create, pthread_sigmask and sigprocmask go through us: a new thread is armed before its first own
- * instruction, one that blocks SIGTRAP is disarmed before it does, and armed again afterwards; a signal
- * handler that would block it is kept from that. What is changed is the global offset table of each module
- * that calls these functions, and of those that dlopen brings; calls inside the C library, and bare system
- * calls, are not seen. */
+ * Whoever sets a handler for SIGTRAP, SIGSEGV or SIGBUS has it behind ours: what is not ours goes on to it,
+ * and it is what stands there when nothing is armed any more. Without that the next hit would meet the new
+ * handler, or with SIG_DFL kill the process.
+ *
+ * With registers that a tracer has set, threads also tell us when they begin, and when they change what they
+ * do about SIGTRAP. The kernel clears a new thread's debug registers (flush_ptrace_hw_breakpoint in
+ * copy_thread), and kills a process at a hit in a thread that blocks SIGTRAP. So while debug registers are
+ * set, calls of pthread_create, pthread_sigmask and sigprocmask go through us: a new thread is armed before
+ * its first own instruction, one that blocks SIGTRAP is disarmed before it does, and armed again afterwards;
+ * a signal handler that would block it is kept from that. What is changed is the global offset table of each
+ * module that calls these functions, and of those that dlopen brings; calls inside the C library, and bare
+ * system calls, are not seen. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <link.h>
@@ -21,14 +26,20 @@
 typedef int create_function(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
 typedef int mask_function(int, const sigset_t *, sigset_t *);
 typedef int action_function(int, const struct sigaction *, struct sigaction *);
+typedef void (*plain_handler)(int);
+typedef plain_handler signal_function(int, plain_handler);
 typedef void *open_function(const char *, int);
 
 static create_function *real_create;
 static mask_function *real_pthread_sigmask, *real_sigprocmask;
 static action_function *real_sigaction;
+static signal_function *real_signal;
 open_function *hww_real_dlopen __attribute__((visibility("hidden")));
 
-static int placed;
+/* Which hooks are in place. */
+#define GUARD 1u   /* of our signals, whenever something is armed */
+#define THREADS 2u /* for registers that a tracer has set */
+static uint32_t placed;
 static void look_for_modules(void);
 
 struct start {
@@ -98,6 +109,8 @@ static uint64_t relieved;
 static int our_sigaction(int number, const struct sigaction *action, struct sigaction *before)
 {
     struct sigaction changed;
+    if (hww_trap_chain(number, action, before))
+        return 0;
     if (!action || !hww_registers_wanted() || sigismember(&action->sa_mask, SIGTRAP) != 1)
         return real_sigaction(number, action, before);
     changed = *action;
@@ -106,6 +119,18 @@ static int our_sigaction(int number, const struct sigaction *action, struct siga
     if (result == 0)
         __atomic_fetch_or(&relieved, 1ull << (number - 1), __ATOMIC_RELAXED);
     return result;
+}
+
+/* As signal(2) of the C library: BSD semantics. */
+static plain_handler our_signal(int number, plain_handler handler)
+{
+    struct sigaction action, before;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = handler;
+    action.sa_flags = SA_RESTART;
+    sigaddset(&action.sa_mask, number);
+    return handler != SIG_ERR && hww_trap_chain(number, &action, &before) ? before.sa_handler
+                                                                          : real_signal(number, handler);
 }
 
 /* Those that are installed already; and back again. */
@@ -175,12 +200,14 @@ static const struct hook {
     const char *name;
     void *ours;
     void **real;
+    uint32_t groups;
 } hooks[] = {
-    {"pthread_create", (void *)our_create, (void **)&real_create},
-    {"pthread_sigmask", (void *)our_pthread_sigmask, (void **)&real_pthread_sigmask},
-    {"sigprocmask", (void *)our_sigprocmask, (void **)&real_sigprocmask},
-    {"sigaction", (void *)our_sigaction, (void **)&real_sigaction},
-    {"dlopen", (void *)hww_our_dlopen, (void **)&hww_real_dlopen},
+    {"pthread_create", (void *)our_create, (void **)&real_create, THREADS},
+    {"pthread_sigmask", (void *)our_pthread_sigmask, (void **)&real_pthread_sigmask, THREADS},
+    {"sigprocmask", (void *)our_sigprocmask, (void **)&real_sigprocmask, THREADS},
+    {"sigaction", (void *)our_sigaction, (void **)&real_sigaction, GUARD | THREADS},
+    {"signal", (void *)our_signal, (void **)&real_signal, GUARD | THREADS},
+    {"dlopen", (void *)hww_our_dlopen, (void **)&hww_real_dlopen, GUARD | THREADS},
 };
 #define HOOKS (sizeof hooks / sizeof *hooks)
 
@@ -208,10 +235,20 @@ static int is_ours(const struct dl_phdr_info *module)
     return dladdr((void *)our_create, &info) && (uintptr_t)info.dli_fbase == module->dlpi_addr;
 }
 
+/* One pass over the modules: which hooks, and how many modules need no look. */
+struct pass {
+    uint32_t groups;
+    unsigned long long skip;
+};
+
 static int change_module(struct dl_phdr_info *module, size_t size, void *argument)
 {
     (void)size;
-    const int *on = argument;
+    struct pass *pass = argument;
+    if (pass->skip) {
+        pass->skip--;
+        return 0;
+    }
     const ElfW(Dyn) *dynamic = NULL;
     uintptr_t guarded = 0, guarded_end = 0;
     for (int i = 0; i < module->dlpi_phnum; i++) {
@@ -261,47 +298,93 @@ static int change_module(struct dl_phdr_info *module, size_t size, void *argumen
                 continue;
             const char *name = strings + symbols[ELF64_R_SYM(relocation->r_info)].st_name;
             void **entry = (void **)(module->dlpi_addr + relocation->r_offset);
-            for (size_t hook = 0; hook < HOOKS; hook++)
-                if (!strcmp(name, hooks[hook].name) && (*on || *entry == hooks[hook].ours))
-                    write_entry(entry, *on ? hooks[hook].ours : *hooks[hook].real,
+            for (size_t hook = 0; hook < HOOKS; hook++) {
+                int on = (hooks[hook].groups & pass->groups) != 0, is_on = *entry == hooks[hook].ours;
+                if (on != is_on && !strcmp(name, hooks[hook].name))
+                    write_entry(entry, on ? hooks[hook].ours : *hooks[hook].real,
                                 (uintptr_t)entry >= guarded && (uintptr_t)entry < guarded_end);
+            }
         }
     return 0;
 }
 
-static int count_modules(struct dl_phdr_info *module, size_t size, void *argument)
+/* How many modules were loaded and unloaded so far. */
+struct changes {
+    unsigned long long adds, subs;
+};
+
+static int count_changes(struct dl_phdr_info *module, size_t size, void *argument)
 {
     (void)size;
-    *(unsigned long long *)argument = module->dlpi_adds;
+    *(struct changes *)argument = (struct changes){module->dlpi_adds, module->dlpi_subs};
     return 1;
+}
+
+/* What has been looked at, under the lock. */
+static struct changes known;
+static pthread_mutex_t looking = PTHREAD_MUTEX_INITIALIZER;
+
+static void look(uint32_t groups, int all)
+{
+    struct changes now = {0, 0};
+    dl_iterate_phdr(count_changes, &now);
+    /* New modules come last; one that was unloaded moves all others. */
+    struct pass pass = {groups, all || now.subs != known.subs ? 0 : known.adds - known.subs};
+    if (all || now.adds != known.adds)
+        dl_iterate_phdr(change_module, &pass);
+    known = now;
 }
 
 /* Put the hooks into modules that have come meanwhile. */
 static void look_for_modules(void)
 {
-    static unsigned long long known;
-    unsigned long long adds = 0;
-    int on = HWW_LOAD(&placed);
-    dl_iterate_phdr(count_modules, &adds);
-    if (on && __atomic_exchange_n(&known, adds, __ATOMIC_ACQ_REL) != adds)
-        dl_iterate_phdr(change_module, &on);
+    pthread_mutex_lock(&looking);
+    uint32_t groups = HWW_LOAD(&placed);
+    if (groups)
+        look(groups, 0);
+    pthread_mutex_unlock(&looking);
 }
 
-/* Put the hooks into all modules that are loaded by now, or take them out. 1: they were not in place before;
- * 0: they were; or -errno. */
-int hww_hooks_set(int on)
+static int place(uint32_t groups)
 {
     for (size_t hook = 0; hook < HOOKS && !*hooks[HOOKS - 1].real; hook++)
         *hooks[hook].real = dlsym(RTLD_DEFAULT, hooks[hook].name);
     for (size_t hook = 0; hook < HOOKS; hook++)
         if (!*hooks[hook].real)
             return -ENOSYS;
-    if (!on && !placed)
+    pthread_mutex_lock(&looking);
+    int changed = groups != placed;
+    HWW_STORE(&placed, groups);
+    if (changed || groups)
+        look(groups, changed);
+    pthread_mutex_unlock(&looking);
+    return 0;
+}
+
+/* A fork while another thread holds the lock would leave it locked in the child. */
+void hww_hooks_fork(int stage)
+{
+    if (stage == 0)
+        pthread_mutex_lock(&looking);
+    else
+        pthread_mutex_unlock(&looking);
+}
+
+/* Threads are to tell us, in all modules that are loaded by now, or no longer. 1: they did not before; 0:
+ * they did; or -errno. */
+int hww_hooks_set(int on)
+{
+    int first = on && !(placed & THREADS);
+    if (!on && !(placed & THREADS))
         return 0;
-    int first = on && !placed;
-    HWW_STORE(&placed, on);
-    dl_iterate_phdr(change_module, &on);
-    if (first || !on)
+    int error = place(on ? placed | THREADS : placed & ~THREADS);
+    if (!error && (first || !on))
         relieve_handlers(on);
-    return first;
+    return error ? error : first;
+}
+
+/* Our signals are to stay ours, or no longer; where that is impossible, it is told who took them. */
+void hww_hooks_guard(int on)
+{
+    place(on ? placed | GUARD : placed & ~GUARD);
 }

@@ -60,6 +60,20 @@ int hww_signal_owner(const struct hww_signal *self)
     return HWW_OWNER_OTHER;
 }
 
+/* Somebody sets a handler, or asks for it, while ours is in place: theirs stands behind ours. 0: ours is not.
+ */
+int hww_signal_chain(struct hww_signal *self, const struct sigaction *action, struct sigaction *before)
+{
+    if (hww_thread_in_vfork() || hww_signal_owner(self) != HWW_OWNER_US)
+        return 0;
+    struct sigaction found = self->previous;
+    if (action)
+        self->previous = *action;
+    if (before)
+        *before = found;
+    return 1;
+}
+
 /* Whether somebody else wants such signals: else they would be ignored, or kill. */
 int hww_signal_handled(const struct hww_signal *self)
 {
@@ -113,18 +127,22 @@ static void deliver(int number, struct sigaction *previous, siginfo_t *info, voi
 
 /* Let the signal do what it would have done without us: die, be ignored, or run the earlier handler with
  * the mask it asked for. One that took the signal from us and hands it on brings it back here: then it
- * goes to who had it first, else the two would call each other for ever. */
+ * goes to who had it first, else the two would call each other for ever; unless that one has set another in
+ * its own place meanwhile, as faulthandler does to chain. */
 void hww_signal_forward(struct hww_signal *self, siginfo_t *info, void *context)
 {
     struct hww_thread *thread = &hww_thread;
-    uint64_t bit = 1ull << self->number;
-    if (thread->forwarding & bit) {
+    uint64_t before = thread->forwarding, bit = 1ull << self->number;
+    void (*outer)(int) = thread->receiver, (*receiver)(int) = self->previous.sa_handler;
+    if (before & bit && outer == receiver) {
         deliver(self->number, &self->original, info, context);
         return;
     }
-    thread->forwarding |= bit;
+    thread->forwarding = before | bit;
+    thread->receiver = receiver;
     deliver(self->number, &self->previous, info, context);
-    thread->forwarding &= ~bit;
+    thread->receiver = outer;
+    thread->forwarding = before;
 }
 
 /* With the kernel's accesses included, a signal frame written over watched bytes of a thread's own stack,

@@ -14,6 +14,22 @@ __thread struct hww_thread hww_thread __attribute__((tls_model("initial-exec")))
  * what it does before exec is reported under its parent's ids. */
 static pid_t *cached_pid;
 
+static void before_fork(void)
+{
+    hww_hooks_fork(0);
+}
+
+static void after_fork(void)
+{
+    hww_hooks_fork(1);
+}
+
+static void in_child(void)
+{
+    hww_hooks_fork(1);
+    hww_watch_forked();
+}
+
 int hww_thread_open(void)
 {
     void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -25,8 +41,15 @@ int hww_thread_open(void)
         return error;
     }
     cached_pid = page;
-    int error = pthread_atfork(NULL, NULL, hww_watch_forked);
+    int error = pthread_atfork(before_fork, after_fork, in_child);
     return -error;
+}
+
+/* Whether the caller borrows our memory until it calls exec. */
+int hww_thread_in_vfork(void)
+{
+    pid_t pid = cached_pid ? __atomic_load_n(cached_pid, __ATOMIC_RELAXED) : 0;
+    return pid && pid != (pid_t)syscall(SYS_getpid);
 }
 
 void hww_thread_identify(struct hww_thread *self)

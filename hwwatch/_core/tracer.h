@@ -50,7 +50,7 @@ struct hww_traced *hww_traced_find(int32_t tid);
 #define HWW_TRAP_COUNTERS 1024
 extern uint16_t hww_traps_begun[HWW_TRAP_COUNTERS], hww_traps_done[HWW_TRAP_COUNTERS];
 
-/* hooks.c: threads of this process that begin, or change what they do about SIGTRAP, tell us. */
+/* hooks.c */
 int hww_hooks_set(int on);
 
 /* registers.c */

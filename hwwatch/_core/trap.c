@@ -454,11 +454,23 @@ int hww_trap_open(void)
         error = hww_signal_open(&bus_signal, SIGBUS, on_fault);
     if (!error)
         error = hww_signal_open(&trap_signal, SIGTRAP, on_trap);
+    if (!error)
+        hww_hooks_guard(1);
     return error;
+}
+
+int hww_trap_chain(int number, const struct sigaction *action, struct sigaction *before)
+{
+    struct hww_signal *own = number == SIGTRAP   ? &trap_signal
+                             : number == SIGSEGV ? &segv_signal
+                             : number == SIGBUS  ? &bus_signal
+                                                 : NULL;
+    return own && hww_signal_chain(own, action, before);
 }
 
 int hww_trap_close(void)
 {
+    hww_hooks_guard(0);
     int trap = hww_signal_close(&trap_signal);
     int segv = hww_signal_close(&segv_signal);
     int bus = hww_signal_close(&bus_signal);

@@ -199,7 +199,7 @@ def _refusal(text: str) -> PermissionRefused:
 
     debuggers = tracers()
     if debuggers:
-        name, pid = debuggers[0]
+        pid, name = debuggers[0]
         return PermissionRefused(
             f"{text}: this process is traced by {name} (pid {pid}), and can have one tracer.",
             hint=f"Detach {name} first.",
