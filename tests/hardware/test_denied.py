@@ -117,24 +117,17 @@ def test_quickstart_finds_the_same_culprits() -> None:
 #: The part of the hardware tests that says most about a backend; `make denied` runs all of them.
 CHOSEN = [
     "test_ptrace_backend.py",
-    "test_modes.py",
     "test_one_store_four_watches.py",
-    "test_twelve_bytes_at_an_odd_address.py",
-    "test_granularity.py",
     "test_threads_are_armed.py",
     "test_fork_children.py",
-    "test_spawned_programs.py",
     "test_execute_watch.py",
     "test_limit.py",
-    "test_live_switching.py",
     "test_policy_return.py",
-    "test_policy_skip_store.py",
     "test_fifth_slot_refused.py",
-    "test_foreign_sigtrap.py",
 ]
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_chosen_hardware_tests() -> None:
     """Not one of them may be skipped."""
     files = [f"tests/hardware/{name}" for name in CHOSEN]
@@ -142,7 +135,7 @@ def test_chosen_hardware_tests() -> None:
     told = run(
         sys.executable,
         *("-m", "pytest", *options, *files),
-        timeout=380,
+        timeout=570,
         HWWATCH_BACKEND="ptrace",
         HWWATCH_TEST_HW="1",
     )

@@ -462,7 +462,7 @@ def test_no_process_of_its_own(in_child: InChild) -> None:
     for works, text, *_ in told:
         assert works
         assert "[--] process for trials: could not be tried: " in text
-        assert text.count("[ok] watch ") == 8
+        assert text.count("[ok] watch ") == 4
         assert "[ok] test access: trapped" in text
     assert ["a hit costs" in verdict for _, _, verdict, _ in told] == [True, True, True, False]
     assert [hits for *_, hits in told] == [0, 0, 0, 2]
