@@ -243,6 +243,9 @@ def _made(
     return Unnamed(rows, on[which], record, on, pieces, left_out)
 
 
+_ALL = 2**lib.HWW_SNAPSHOT - 1  # bytes of a snapshot
+
+
 def _passing(hits: Hits, part: Rows, record: Indices, before: Values) -> NDArray[np.bool_]:
     """Which records pass the condition that was in force, with all values as they were before."""
     life = part.life
@@ -261,7 +264,7 @@ def _passing(hits: Hits, part: Rows, record: Indices, before: Values) -> NDArray
         settings = life.settings[force[i]][1]
         if settings.noperations:
             given = snapshots[i].tobytes()
-            out[i] = lib.hww_condition_true(settings, given, given, 0, int(tids[i]))
+            out[i] = lib.hww_condition_true(settings, given, given, _ALL, 0, int(tids[i]))
     return out
 
 

@@ -369,7 +369,7 @@ int hww_trap_simulate(uint64_t cookie, uint32_t flags, uint64_t pc, const uint64
 
 /* condition.c */
 int hww_condition_true(const struct hww_settings *settings, const unsigned char *old_bytes,
-                       const unsigned char *new_bytes, uint64_t hits, uint64_t thread);
+                       const unsigned char *new_bytes, uint32_t touched, uint64_t hits, uint64_t thread);
 
 /* names.c */
 int hww_name_note(int32_t tid, int32_t pid, const char *name, uint32_t given);

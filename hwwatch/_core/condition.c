@@ -251,10 +251,11 @@ static int run(const struct hww_settings *settings, const unsigned char *old_byt
     return top < 2 || stack[top].i != 0;
 }
 
-/* Whether a hit passes: true for at least one of the values that changed, or of all where none did.
- * The arguments are whole snapshots. Without any value, as for code, nothing ever changes. */
+/* Whether a hit passes: true for at least one of the values that changed, or where none did of those that may
+ * have been touched. The arguments are whole snapshots; bit b of `touched` stands for their byte b. Without
+ * any value, as for code, nothing ever changes. */
 int hww_condition_true(const struct hww_settings *settings, const unsigned char *old_bytes,
-                       const unsigned char *new_bytes, uint64_t hits, uint64_t thread)
+                       const unsigned char *new_bytes, uint32_t touched, uint64_t hits, uint64_t thread)
 {
     if (!settings->noperations)
         return 1;
@@ -266,7 +267,8 @@ int hww_condition_true(const struct hww_settings *settings, const unsigned char 
             if (offset + size > HWW_SNAPSHOT)
                 continue;
             values = 1;
-            if (changed && !differ(old_bytes + offset, new_bytes + offset, size))
+            uint32_t bytes = (uint32_t)(((1ull << size) - 1) << offset);
+            if (changed ? !differ(old_bytes + offset, new_bytes + offset, size) : !(touched & bytes))
                 continue;
             any = 1;
             if (run(settings, old_bytes + offset, new_bytes + offset, size, hits, thread))

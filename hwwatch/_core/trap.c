@@ -38,6 +38,16 @@ static void pack(const struct hww_watch *watch, const uint64_t pieces[4], uint64
     }
 }
 
+/* Bytes of the snapshot that are those of some pieces. */
+static uint32_t bytes_of(const struct hww_watch *watch, uint32_t pieces)
+{
+    uint32_t bytes = 0, at = 0;
+    for (uint32_t p = 0; p < watch->npieces; at += watch->pieces[p++].nbytes)
+        if (pieces >> p & 1)
+            bytes |= (uint32_t)(((1ull << watch->pieces[p].nbytes) - 1) << at);
+    return bytes;
+}
+
 /* In place of a watch: the trap names none. */
 #define NO_WATCH HWW_MAX_WATCHES
 
@@ -296,7 +306,8 @@ static void decide(struct hww_thread *self, struct trap *trap, struct sight *sig
     const struct hww_settings *settings =
         id ? (const struct hww_settings *)(hww_region.arena + (uint64_t)id * 8) : NULL;
     if (settings && !hww_condition_true(settings, (const unsigned char *)finding->old_bytes,
-                                        (const unsigned char *)finding->new_bytes, seen, trap->moment.tid))
+                                        (const unsigned char *)finding->new_bytes,
+                                        bytes_of(watch, finding->hit), seen, trap->moment.tid))
         filter(self, trap, watch, index, finding->hit, kernel);
     else
         take(self, trap, watch, index, settings, finding, &sight->change);

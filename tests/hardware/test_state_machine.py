@@ -16,7 +16,7 @@ long load(volatile long *place) { return *place; }
 def machine(path: str, examples: int, steps: int) -> Any:
     import warnings
 
-    from hypothesis import HealthCheck, settings
+    from hypothesis import HealthCheck, Phase, settings
     from hypothesis import strategies as st
     from hypothesis.stateful import (
         RuleBasedStateMachine,
@@ -262,6 +262,7 @@ def machine(path: str, examples: int, steps: int) -> Any:
             stateful_step_count=steps,
             deadline=None,
             derandomize=True,
+            phases=[Phase.generate],  # a failure shows all its steps; to make them fewer takes minutes
             database=None,
             suppress_health_check=list(HealthCheck),
         ),

@@ -67,7 +67,7 @@ int main(void)
                 depth += push ? 1 : -1;
             }
         }
-        int answer = hww_condition_true(program, old, new, word(), word());
+        int answer = hww_condition_true(program, old, new, UINT32_MAX, word(), word());
         if (answer != 0 && answer != 1)
             return 1;
         true_ones += answer;

@@ -15,6 +15,7 @@ from hwwatch.errors import ConditionError
 from hwwatch.native import ffi, lib
 
 INT = np.dtype("int32")
+ALL = 2**32 - 1  # all bytes may have been touched
 
 
 def decide(
@@ -28,7 +29,7 @@ def decide(
     program = ffi.new("struct hww_settings *")
     fill(program, condition, places)
     snapshots = (raw.ljust(lib.HWW_SNAPSHOT, b"\0") for raw in (old, new))
-    return bool(lib.hww_condition_true(program, *snapshots, hits, thread))
+    return bool(lib.hww_condition_true(program, *snapshots, ALL, hits, thread))
 
 
 def holds(text: str, dtype: Any, old: Any, new: Any, **names: int) -> bool:
@@ -136,7 +137,7 @@ def test_hits_and_thread() -> None:
 
 
 def test_no_condition_lets_all_pass() -> None:
-    assert lib.hww_condition_true(ffi.new("struct hww_settings *"), bytes(32), bytes(32), 1, 1)
+    assert lib.hww_condition_true(ffi.new("struct hww_settings *"), bytes(32), bytes(32), ALL, 1, 1)
 
 
 # Several values
@@ -276,3 +277,22 @@ def test_operations_and_stack_slots() -> None:
 )
 def test_excess_is_refused(text: str, reason: str) -> None:
     assert any(part in refusal(text) for part in reason.split("|"))
+
+
+def test_only_what_was_touched_counts() -> None:
+    """Of values that all stayed as they were; of those that changed, it is known."""
+    program = ffi.new("struct hww_settings *")
+    fill(program, compile_condition("new > 5", [INT, INT]), [(0, 4), (4, 4)])
+    small, large = (np.array(value, INT).tobytes().ljust(32, b"\0") for value in ([1, 9], [9, 1]))
+
+    def passes(old: bytes, new: bytes, touched: int) -> bool:
+        return bool(lib.hww_condition_true(program, old, new, touched, 1, 1))
+
+    assert [passes(small, small, touched) for touched in (0x0F, 0xF0, 0xFF, 0x10)] == [
+        False,
+        True,
+        True,
+        True,
+    ]
+    assert passes(small, large, 0xF0)
+    assert passes(large, small, 0x00)

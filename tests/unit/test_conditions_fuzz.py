@@ -114,7 +114,7 @@ def decided(condition: Condition, pairs: list[tuple[bytes, bytes]], hits: int, t
     size = len(pairs[0][0])
     fill(program, condition, [(n * size, size) for n in range(len(pairs))])
     old, new = (b"".join(pair[n] for pair in pairs).ljust(lib.HWW_SNAPSHOT, b"\xa5") for n in (0, 1))
-    return bool(lib.hww_condition_true(program, old, new, hits, thread))
+    return bool(lib.hww_condition_true(program, old, new, 2**32 - 1, hits, thread))
 
 
 # Random conditions. Brackets are left out at random, so that precedence is compared as well.
