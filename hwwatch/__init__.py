@@ -152,8 +152,8 @@ def watch(
         ucontext_t *)`` from C or a numba cfunc, runs in the handler; see the header in `include`.
     when : str, optional
         Record (and act) only where this holds, decided in the handler: a condition on ``old``, ``new``,
-        ``changed``, ``hits``, ``thread`` such as ``"new < 0"`` or ``"isnan(new)"``. Not Python code. Of several
-        values it must hold for one that changed, or where none did for one that was touched.
+        ``changed``, ``hits``, ``thread`` such as ``"new < 0"`` or ``"isnan(new)"``. Not Python code. Of
+        several values it must hold for one that changed, or where none did for one that was touched.
     limit : int, optional
         Disarm after so many recorded hits, from within the handler.
     on_hit : callable or "break", optional

@@ -391,7 +391,7 @@ def _refusal(count: int, mode: str) -> str:
     why = (
         "the code had changed since the policy was set, another watch at the instruction came first"
         if mode == "x"
-        else "the bytes could not be put back"
+        else "the bytes could not be put back, or their object had moved"
     )
     hits = f"{count} hits" if count > 1 else "1 hit"
     return f"on {hits} the policy was not carried out: {why}, or a native function crashed"

@@ -33,7 +33,7 @@ from hwwatch.native import lib
 from hwwatch.policies import resolve
 from hwwatch.quiet import lock, uninterrupted
 from hwwatch.records import clock_offset
-from hwwatch.settings import check_hold, check_limit, check_on_hit, compile_for, settings_of, wanted_bytes
+from hwwatch.settings import check_limit, check_on_hit, check_undo, compile_for, settings_of, wanted_bytes
 from hwwatch.types import ArmRequest, Backend, Policy
 from hwwatch.watchpoints import Watch
 
@@ -151,7 +151,7 @@ class Session:
 
     def _prepare(self, watch: Watch, policy: Policy, when: str | None, limit: int | None, on_hit: Any) -> Any:
         """Settings for these options, once all of them are found right; only then the watch has them."""
-        check_hold(watch.hold, policy)
+        check_undo(watch, policy)
         resolved = resolve(policy, watch.target, watch.mode)
         condition = compile_for(watch, when, watch.mode)
         if on_hit is not None:

@@ -27,13 +27,22 @@ def check_on_hit(on_hit: Any) -> None:
         raise TargetError(f'on_hit={on_hit!r}: a function or "break" is needed.', slug="on-hit")
 
 
-def check_hold(hold: bool, policy: Policy) -> None:
+def check_undo(watch: Watch, policy: Policy) -> None:
     """Raise NotSupported where stores would be undone in memory that may belong to somebody else by then."""
-    if not hold and policy == "skip":
+    if policy != "skip":
+        return
+    if not watch.hold:
         raise NotSupported(
             'policy "skip" with hold=False: once the object is freed, undoing stores would destroy what the '
             "memory is used for next.",
             hint='Use policy "continue", or keep the object: hold=True.',
+            slug="policy",
+        )
+    if watch.home.gives_back:
+        raise NotSupported(
+            f'policy "skip" on a {watch.home.gives_back}, which may free that memory while it is watched: '
+            "undoing what is stored there next could crash the program.",
+            hint="Keep the values in a NumPy array, a ctypes object or an mmap.",
             slug="policy",
         )
 
@@ -60,6 +69,7 @@ def settings_of(
     ffi.buffer(settings.code)[: len(policy.code)] = policy.code
     settings.limit = limit or 0
     settings.notify = int(notify)
+    settings.anchor, settings.anchored = watch.home.anchor
     if condition is not None:
         from hwwatch.attribution import leaf_offsets
         from hwwatch.conditions import fill

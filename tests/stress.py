@@ -1,8 +1,8 @@
-"""Everything at once, at random: `make stress SECONDS=60 SEED=1`. Not part of the tests, which must not vary.
+"""Everything at once, at random: `make stress SECONDS=60 SEED=1`; a minute of it is among the slow tests.
 
-Threads write and read one array, others come and go, children are forked and killed, while the main thread
-arms, changes, asks and disarms. Nothing may crash, hang, raise or be miscounted. What is lost is shown with
-its watch, since the README names the cases in which that may be.
+Threads write and read one array, others come and go, a buffer moves, children are forked and killed, while
+the main thread and others arm, change, re-aim, ask and disarm. Nothing may crash, hang, raise or be
+miscounted. What is lost is shown with its watch, since the README names the cases in which that may be.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +30,7 @@ from hwwatch import native
 
 CALLS = (
     *("watch", "watch", "unwatch", "timeline", "coverage", "clear", "call"),
-    *("mode", "policy", "when", "limit", "enabled", "on_hit"),
+    *("mode", "policy", "when", "limit", "enabled", "on_hit", "retarget"),
 )
 CONDITIONS = (None, None, "new > 0.5", "changed", "hits % 2 == 0")
 ROOM = 1_000_000  # ring slots in use before the hits are cleared
@@ -38,10 +39,10 @@ ROOM = 1_000_000  # ring slots in use before the hits are cleared
 class Crowd:
     """Whoever uses the array meanwhile."""
 
-    def __init__(self, array: Any, seed: int, plain: bool) -> None:
-        self._array, self._seed, self._plain = array, seed, plain
+    def __init__(self, array: Any, buffer: bytearray, seed: int, plain: bool) -> None:
+        self._array, self._buffer, self._seed, self._plain = array, buffer, seed, plain
         self._stop = threading.Event()
-        loops = (self._access, self._access, self._spawn, self._fork)
+        loops = (self._access, self._access, self._spawn, self._fork, self._grow)
         self._threads = [threading.Thread(target=self._loop, args=(n, loop)) for n, loop in enumerate(loops)]
 
     def __enter__(self) -> Crowd:
@@ -80,6 +81,13 @@ class Crowd:
         thread.start()
         thread.join()
 
+    def _grow(self, chance: random.Random) -> None:
+        if len(self._buffer) > 20_000:
+            del self._buffer[64:]
+        self._buffer.extend(bytes(chance.randrange(4000)))
+        self._buffer[3] = chance.randrange(256)
+        time.sleep(0.002)
+
     def _fork(self, chance: random.Random) -> None:
         child = os.fork()
         if not child:
@@ -94,17 +102,24 @@ class Crowd:
 
 
 class Stress:
-    """The main thread's part."""
+    """What one thread does with its watches."""
 
-    def __init__(self, seed: int, plain: bool) -> None:
-        self.chance = random.Random(seed)
+    def __init__(self, seed: object, plain: bool, array: Any, buffer: bytearray) -> None:
+        self.chance = random.Random(f"{seed}")
         self.plain = plain
-        self.array = np.zeros(64)
+        self.array, self.buffer = array, buffer
         self.cos = ctypes.CDLL("libm.so.6").cos
         self.cos.restype, self.cos.argtypes = ctypes.c_double, [ctypes.c_double]
         self.live: list[hwwatch.Watch] = []
         self.done: collections.Counter[str] = collections.Counter()
         self.wrong: list[str] = []
+
+    def run(self, end: float) -> None:
+        """Until then, and let go of all that is left."""
+        while time.monotonic() < end:
+            self.turn()
+        for watch in self.live[:]:
+            self._change(watch, "unwatch")
 
     def turn(self) -> None:
         """One call, whatever comes."""
@@ -130,6 +145,10 @@ class Stress:
             policy = pick(["continue", hwwatch.Return(2.0)])
             self.live.append(hwwatch.watch(self.cos, "x", policy=policy))
             return
+        if self.chance.random() < 0.2:
+            place = hwwatch.locate("buffer[3]", {"buffer": self.buffer})
+            self.live.append(hwwatch.watch(place, pick(["w", "rw"]), hold=self.chance.random() < 0.8))
+            return
         i, n = self.chance.randrange(60), pick([1, 1, 1, 2])
         policy = pick(["continue", "continue", "skip"])
         when, limit = (None, None) if self.plain else (pick(CONDITIONS), pick([None, None, 5]))
@@ -151,6 +170,8 @@ class Stress:
             watch.when = pick(CONDITIONS)
         elif name == "limit":
             watch.limit = pick([None, 100])
+        elif name == "retarget":
+            watch.retarget()
         elif name == "enabled":
             watch.enabled = self.chance.random() < 0.6
         else:
@@ -187,18 +208,30 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--plain", action="store_true", help="no conditions, limits, kills: nothing is lost")
+    parser.add_argument("--threads", type=int, default=1, help="so many arm and disarm")
     options = parser.parse_args()
     faulthandler.enable()
     faulthandler.dump_traceback_later(options.seconds + 60, exit=True)
-    stress = Stress(options.seed, options.plain)
-    end = time.monotonic() + options.seconds
-    with Crowd(stress.array, options.seed, options.plain):
-        while time.monotonic() < end:
-            stress.turn()
+    warnings.simplefilter("ignore")  # moved buffers, forks amid threads
+    array, buffer = np.zeros(64), bytearray(64)
+    seeds: list[object] = [options.seed, *(f"{options.seed} {n}" for n in range(1, options.threads))]
+    each = [Stress(seed, options.plain, array, buffer) for seed in seeds]
+    hwwatch.watch(array[:1], on_hit=lambda hit: None)  # on_hit must be prepared on the main thread
     hwwatch.unwatch()
-    print(f"seed {options.seed}: " + ", ".join(f"{n} {name}" for name, n in sorted(stress.done.items())))
-    print("\n".join(stress.wrong[:5]) if stress.wrong else "nothing went wrong")
-    return 1 if stress.wrong else 0
+    end = time.monotonic() + options.seconds
+    with Crowd(array, buffer, options.seed, options.plain):
+        others = [threading.Thread(target=one.run, args=(end,)) for one in each[1:]]
+        for thread in others:
+            thread.start()
+        each[0].run(end)
+        for thread in others:
+            thread.join()
+    hwwatch.unwatch()
+    done = sum((one.done for one in each), collections.Counter())
+    wrong = [text for one in each for text in one.wrong]
+    print(f"seed {options.seed}: " + ", ".join(f"{n} {name}" for name, n in sorted(done.items())))
+    print("\n".join(wrong[:5]) if wrong else "nothing went wrong")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

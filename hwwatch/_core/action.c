@@ -17,7 +17,7 @@ struct restore {
     uint64_t value;
 };
 
-static void store_plainly(void *argument)
+HWW_FOREIGN static void store_plainly(void *argument)
 {
     const struct restore *self = argument;
     volatile unsigned char *bytes = (volatile unsigned char *)self->address;
@@ -50,6 +50,19 @@ static int put_back(struct hww_thread *self, uint64_t address, uint32_t bytes, u
         return 0;
     struct restore job = {address, bytes, value};
     return hww_guarded(self, store_plainly, &job);
+}
+
+/* An object that has moved: its memory is somebody else's by now, who needs what was stored there. */
+HWW_FOREIGN static void read_anchor(void *argument)
+{
+    uint64_t *self = argument;
+    *self = *(const volatile uint64_t *)*self;
+}
+
+static int has_moved(struct hww_thread *self, const struct hww_settings *settings)
+{
+    uint64_t word = settings->anchor;
+    return word && (hww_guarded(self, read_anchor, &word) < 0 || word != settings->anchored);
 }
 
 /* The snapshot first: a store by another thread between the two is then seen, and undone, at its own trap. */
@@ -92,7 +105,7 @@ struct jump {
 };
 
 /* The instruction must still be the one whose length was decoded: code can change under us. */
-static void over_instruction(void *argument)
+HWW_FOREIGN static void over_instruction(void *argument)
 {
     struct jump *self = argument;
     uint64_t pc = hww_arch_pc(self->context);
@@ -103,7 +116,7 @@ static void over_instruction(void *argument)
     }
 }
 
-static void to_caller(void *argument)
+HWW_FOREIGN static void to_caller(void *argument)
 {
     struct jump *self = argument;
     self->stack = hww_arch_stack(self->context);
@@ -115,7 +128,7 @@ static int skip(struct hww_thread *self, struct hww_watch *watch, uint32_t index
                 const struct hww_settings *settings, const struct hww_change *change, ucontext_t *context)
 {
     if (watch->mode != HWW_EXECUTE)
-        return undo(self, watch, index, change) == 0;
+        return !has_moved(self, settings) && undo(self, watch, index, change) == 0;
     struct jump jump = {settings, context, 0, 0, 0};
     if (hww_guarded(self, over_instruction, &jump) < 0 || !jump.done)
         return 0;

@@ -172,6 +172,8 @@ struct hww_settings {
     struct hww_leaf leaves[32];
     uint32_t noperations; /* 0: no condition */
     uint32_t reserved;
+    uint64_t anchor;   /* SKIP on data: where the object keeps the address of its memory; 0: it stays */
+    uint64_t anchored; /* that address, when it was armed */
     struct hww_operation operations[64];
 };
 

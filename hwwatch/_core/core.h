@@ -12,6 +12,9 @@
 
 #include "cdefs.h"
 
+/* Reads or writes memory that may be gone, under hww_guarded: no matter for a sanitizer. */
+#define HWW_FOREIGN __attribute__((no_sanitize("address")))
+
 #define HWW_LOAD(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define HWW_STORE(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 #define HWW_ADD(p, v) __atomic_fetch_add((p), (v), __ATOMIC_RELAXED)

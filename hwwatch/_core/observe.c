@@ -21,7 +21,7 @@ struct reading {
 };
 
 /* A plain load. On a write breakpoint it does not trap; it may fault where the object has died. */
-static void read_plainly(void *argument)
+HWW_FOREIGN static void read_plainly(void *argument)
 {
     struct reading *self = argument;
     for (uint32_t p = self->first; p <= self->last; p++) {

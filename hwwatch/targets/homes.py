@@ -92,6 +92,21 @@ class Home:
         self.died = time.monotonic_ns()
 
     @property
+    def gives_back(self) -> str:
+        """The kind of object that frees its memory as soon as it grows; empty for others."""
+        return type(self._root).__name__ if isinstance(self._root, bytearray | array.array) else ""
+
+    @property
+    def anchor(self) -> tuple[int, int]:
+        """Where an object that can move keeps the address of its memory, and that address; else zeros."""
+        root, span = self._root, self._span
+        if span is None or not isinstance(root, _MOVING):
+            return 0, 0
+        words = np.frombuffer(ctypes.string_at(id(root), type(root).__basicsize__ & ~7), np.uint64)
+        found = np.flatnonzero(words == span.address)
+        return (id(root) + 8 * int(found[0]), span.address) if len(found) else (0, 0)
+
+    @property
     def trouble(self) -> str:
         """What has become of the memory since, in words; empty while it is where it was.
 

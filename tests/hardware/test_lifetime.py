@@ -207,6 +207,39 @@ def test_skip_needs_the_object(session: Any) -> None:
     assert w.policy == "continue"
 
 
+def test_skip_is_refused_where_memory_is_given_back(session: Any) -> None:
+    """Growing frees the old memory, and malloc writes there: undoing that would crash the program."""
+    import array
+
+    data, numbers = bytearray(8), array.array("d", [1, 2])
+    for place in (locate("data[3]", {"data": data}), numbers, memoryview(data)[2:4]):
+        with pytest.raises(NotSupported, match="may free that memory while it is watched"):
+            session.watch(place, policy="skip")
+    w = session.watch(locate("data[3]", {"data": data}))
+    with pytest.raises(NotSupported, match="may free"):
+        w.policy = "skip"
+
+
+def test_skip_leaves_memory_alone_that_is_another_mapping(in_child: Callable[..., Any]) -> None:
+    def work():
+        import mmap
+
+        first = mmap.mmap(-1, 8192)
+        w = hwwatch.watch(hwwatch.locate("first[8:16]", {"first": first}), policy="skip")
+        first[8] = 5
+        undone = first[8]
+        first.close()
+        others = [mmap.mmap(-1, 8192) for _ in range(20)]
+        place = np.array([np.frombuffer(other, np.uint8).ctypes.data for other in others])
+        reused = others[int(np.flatnonzero(place == w.address - 8)[0])]
+        for value in (6, 7):
+            reused[8] = value
+        w.disarm()
+        return undone, reused[8], w.timeline()["action"].tolist()[0], bool(w.coverage.refusal)
+
+    assert in_child(work) == [0, 7, "skipped", True]
+
+
 def test_bytearray_without_hold_says_what_is_not_seen(session: Any) -> None:
     w = session.watch(locate("data[3]", {"data": bytearray(8)}), hold=False)
     assert not w.coverage.full
