@@ -36,7 +36,7 @@ def test_a_minute_of_eight_threads() -> None:
 
 
 def test_counters_add_up_where_nothing_may_be_lost() -> None:
-    soak("--seconds", "20", "--threads", "4", "--seed", "12", "--plain")
+    soak("--seconds", "10", "--threads", "4", "--seed", "12", "--plain")
 
 
 @pytest.fixture(scope="module")
@@ -82,4 +82,4 @@ def test_under_sanitizers(sanitized: dict[str, str]) -> None:
         cwd="/",
     )
     assert sanitized["PYTHONPATH"].split(":")[0] in shown.stdout, shown.stderr
-    soak("--seconds", "40", "--threads", "4", "--seed", "13", python=("-S",), **sanitized)
+    soak("--seconds", "20", "--threads", "4", "--seed", "13", python=("-S",), **sanitized)
