@@ -35,6 +35,13 @@ FACTS = {
         r"175\.0 +29315\.0 +control\+\S+ +skipped\n.*175\.0 +180\.0 +\S+ +native",
         r"180\.0 +29315\.0 +control\+\S+ +skipped\n.*180\.0 +180\.0 +\S+ +native",
     ],
+    "03-threads-and-processes": [
+        r"\(np\.int64\(750001\), np\.float64\(225\.0\)\)",
+        r"part_(?P<one>\d) +100\.0 +150\.0 .*DOUBLE_multiply.*\n.*part_(?!(?P=one))\d +150\.0 +225\.0 ",
+        r"desk 1 +8 +8\ndesk 2 +8 +8\ndesk 3 +8 +8",
+        r"(?P<who>desk \d) +read .* desk +15\n(.* desk +15\n)*.*(?!(?P=who))desk \d +write .* desk +15\n"
+        r"(.* desk +15\n)*.*(?P=who) +write .* desk +15\n",
+    ],
     "04-hunting-a-nan": [
         r"\(349, array\(\[5, 6\]\)\)",
         r"1 hit by 1 line\n.*\n.*-1\.38\S+ → nan +slope\.depth\[:-1\] -= .* +flow +DOUBLE_subtract",
@@ -43,8 +50,21 @@ FACTS = {
         r"negative: 1 hit by 1 line\n.*\n.* → -1\.38\S+ +slope\.depth\[wet\] -= loss +seep ",
         r"no hits: all 12000 accesses that the CPU counted are left out",
     ],
+    "05-what-the-hardware-does-not-show": [
+        r"a\[3\] is 1\.0; hits 0, counted 0, lost 0; kernel accesses not seen: kernel=False was asked for\n",
+        r"a\[3\] is 2\.0; hits (1, counted 1, lost 0; .* seen|0, counted 0, lost 0; .* not seen: .+)\n",
+        r"a\[3\] is 100\.0; hits 0, counted 0\n",
+        r"one\[8\] is 65; hits 0, counted 0\none\[8\] is 66; hits 1, counted 1\n",
+        r"a\[3\] is 9\.0; hits 0, counted 10, lost 10\n\['blocks SIGTRAP",
+        r"data\[3\]: the memory of its bytearray has moved; paused; `w\.retarget\(\)`",
+        r"0 → 1, then unseen, then 2 → 3\n",
+        r" 0 +5 +7 +L_set\S* +False\n(.* True\n)*.* 7 +11 +L_set\S* +True\n",
+        r"length 3\s+access .*\n.*\n\d+ +read +1 +strlen",
+        r"Watching works: .*\ndebug registers: 4 of 4 free\ntest access: trapped",
+        r"a\[3\]: no hits",
+    ],
 }
-PICTURES = {"04-hunting-a-nan": 1}
+PICTURES = {"03-threads-and-processes": 1, "04-hunting-a-nan": 1}
 
 
 def outputs(notebook: Any) -> list[Any]:
