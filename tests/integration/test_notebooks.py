@@ -37,7 +37,8 @@ FACTS = {
     ],
     "03-threads-and-processes": [
         r"\(np\.int64\(750001\), np\.float64\(225\.0\)\)",
-        r"part_(?P<one>\d) +100\.0 +150\.0 .*DOUBLE_multiply.*\n.*part_(?!(?P=one))\d +150\.0 +225\.0 ",
+        # On a busy machine both stores may be done before the first trap looks at the value.
+        r"part_(?P<one>\d) +100\.0 .*DOUBLE_multiply.*\n.*part_(?!(?P=one))\d +\d+\.0 +225\.0 .*DOUBLE_multiply",
         r"desk 1 +8 +8\ndesk 2 +8 +8\ndesk 3 +8 +8",
         r"(?P<who>desk \d) +read .* desk +15\n(.* desk +15\n)*.*(?!(?P=who))desk \d +write .* desk +15\n"
         r"(.* desk +15\n)*.*(?P=who) +write .* desk +15\n",
