@@ -39,9 +39,11 @@ FACTS = {
         r"\(np\.int64\(750001\), np\.float64\(225\.0\)\)",
         # On a busy machine both stores may be done before the first trap looks at the value.
         r"part_(?P<one>\d) +100\.0 .*DOUBLE_multiply.*\n.*part_(?!(?P=one))\d .* 225\.0 .*DOUBLE_multiply",
+        r"taken (?P<sum>\d+), in the total (?!(?P=sum))\d+\n",
         r"desk 1 +8 +8\ndesk 2 +8 +8\ndesk 3 +8 +8",
         r"(?P<who>desk \d) +read .* desk +15\n(.* desk +15\n)*.*(?!(?P=who))desk \d +write .* desk +15\n"
         r"(.* desk +15\n)*.*(?P=who) +write .* desk +15\n",
+        r"taken (?P<sum>\d+), in the total (?P=sum)\n",
     ],
     "04-hunting-a-nan": [
         r"\(349, array\(\[5, 6\]\)\)",
