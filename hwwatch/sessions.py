@@ -138,6 +138,7 @@ class Session:
     def watching(self, target: Any, mode: str = "w", **options: Any) -> Iterator[Watch]:
         """Watch for the length of a `with` block; disarmed on leaving, also by an exception."""
         watch = self.watch(target, mode, **options)
+        del target  # this frame lives as long as the block; with hold=False it must not keep the object
         try:
             yield watch
         finally:

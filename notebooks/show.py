@@ -18,7 +18,10 @@ from nbclient.exceptions import CellExecutionError
 def show(path: Path, save: bool) -> int:
     """Execute and print; returns an exit status."""
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(path.parent)}})
+    place = {"metadata": {"path": str(path.parent)}}
+    client = NotebookClient(
+        notebook, timeout=300, record_timing=False, coalesce_streams=True, resources=place
+    )
     status = 0
     try:
         client.execute()

@@ -180,6 +180,15 @@ def test_use_after_free(session: Any) -> None:
     assert (frame["after_free"] & (frame["new"] == 0x0707070707070707)).any()
 
 
+def test_a_block_that_watches_without_hold_keeps_nothing(session: Any) -> None:
+    a = np.zeros(4)
+    weak = weakref.ref(a)
+    with session.watching(locate("a[1]", {"a": a}), hold=False):
+        del a
+        gc.collect()
+        assert weak() is None
+
+
 def test_no_such_column_where_all_is_held(session: Any) -> None:
     a = np.zeros(2)
     session.watch(a[1:2])
