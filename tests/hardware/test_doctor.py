@@ -263,7 +263,11 @@ def test_stolen_sigtrap(in_child: InChild, thief: str) -> None:
     def work(kind):
         import faulthandler
 
-        from hwwatch.diagnosis.holders import _handler, sigtrap_owner
+        from hwwatch.diagnosis.holders import _handler, _Sigaction, sigtrap_owner
+
+        def steal(handler):  # by the C library's address: past the tables through which ours stays first
+            action = _Sigaction(handler=handler)
+            assert ctypes.CDLL(None).sigaction(signal.SIGTRAP, ctypes.byref(action), None) == 0
 
         def thief(number, frame):
             pass
@@ -272,11 +276,14 @@ def test_stolen_sigtrap(in_child: InChild, thief: str) -> None:
         watch = hwwatch.watch(cells[3:4], name="mine")
         cells[3] = 1
         if kind == "faulthandler":
-            faulthandler.register(signal.SIGTRAP, file=open(os.devnull, "w"))  # noqa: SIM115
+            faulthandler.register(signal.SIGUSR2, file=open(os.devnull, "w"))  # noqa: SIM115
+            steal(_handler(signal.SIGUSR2))
+        elif kind == "python":
+            for number in (signal.SIGUSR2, signal.SIGTRAP):
+                signal.signal(number, thief)
+            steal(_handler(signal.SIGUSR2))
         else:
-            signal.signal(
-                signal.SIGTRAP, {"python": thief, "ignored": signal.SIG_IGN, "default": signal.SIG_DFL}[kind]
-            )
+            steal({"ignored": 1, "default": 0}[kind])
         before = _handler(signal.SIGTRAP)
         found = hwwatch.doctor()
         same = _handler(signal.SIGTRAP) == before
