@@ -228,12 +228,9 @@ static void write_entry(void **entry, void *value, int read_only)
         mprotect((void *)at, page, PROT_READ);
 }
 
-/* Our own calls stay as they are. */
-static int is_ours(const struct dl_phdr_info *module)
-{
-    Dl_info info;
-    return dladdr((void *)our_create, &info) && (uintptr_t)info.dli_fbase == module->dlpi_addr;
-}
+/* Where this module lies: its own calls stay as they are. Found before a pass, since dladdr takes a lock of
+ * the loader that one who loads a module holds while it waits for the pass to end. */
+static uintptr_t own_base;
 
 /* One pass over the modules: which hooks, and how many modules need no look. */
 struct pass {
@@ -260,7 +257,7 @@ static int change_module(struct dl_phdr_info *module, size_t size, void *argumen
             guarded_end = (guarded + header->p_memsz) & ~((uintptr_t)sysconf(_SC_PAGESIZE) - 1);
         }
     }
-    if (!dynamic || is_ours(module))
+    if (!dynamic || module->dlpi_addr == own_base)
         return 0;
     struct relocations lists[2] = {{NULL, 0}, {NULL, 0}};
     const ElfW(Sym) *symbols = NULL;
@@ -352,6 +349,11 @@ static int place(uint32_t groups)
     for (size_t hook = 0; hook < HOOKS; hook++)
         if (!*hooks[hook].real)
             return -ENOSYS;
+    Dl_info here;
+    if (!own_base && !dladdr((void *)our_create, &here))
+        return -ENOSYS;
+    if (!own_base)
+        own_base = (uintptr_t)here.dli_fbase;
     pthread_mutex_lock(&looking);
     int changed = groups != placed;
     HWW_STORE(&placed, groups);
