@@ -7,44 +7,71 @@ from typing import Any
 
 import pytest
 
+SOURCE = """
+#include <dlfcn.h>
+#include <pthread.h>
+static volatile int stop;
+static volatile long loads, births;
+static const char *paths[2];
+static pthread_t threads[4];
+static void *load(void *path)
+{
+    while (!stop) {
+        void *handle = dlopen(path, RTLD_NOW);
+        if (handle)
+            dlclose(handle);
+        loads++;
+    }
+    return 0;
+}
+static void *nothing(void *given) { return given; }
+static void *create(void *given)
+{
+    while (!stop) {
+        pthread_t thread;
+        if (!pthread_create(&thread, 0, nothing, 0))
+            pthread_join(thread, 0);
+        births++;
+    }
+    return given;
+}
+void begin(const char *one, const char *other)
+{
+    paths[0] = one;
+    paths[1] = other;
+    for (int i = 0; i < 2; i++) {
+        pthread_create(&threads[i], 0, load, (void *)paths[i]);
+        pthread_create(&threads[2 + i], 0, create, 0);
+    }
+}
+long end(void)
+{
+    stop = 1;
+    for (int i = 0; i < 4; i++)
+        pthread_join(threads[i], 0);
+    return loads < births ? loads : births;
+}
+"""
+
 
 @pytest.mark.parametrize("backend", ["perf", "ptrace"])
 def test_no_deadlock(in_child: Callable[..., Any], build: Callable[..., str], backend: str) -> None:
-    def work(backend, path, copies):
-        import _ctypes
-
-        array, stop = np.zeros(8), threading.Event()
-        w = hwwatch.watch(array[3:4], backend=backend)
-
-        def load(copy):
-            while not stop.is_set():
-                _ctypes.dlclose(_ctypes.dlopen(copy, 0))
-
-        def begin():
-            while not stop.is_set():
-                thread = threading.Thread(target=array.__setitem__, args=(5, 1))
-                thread.start()
-                thread.join()
-
-        loaders = [threading.Thread(target=load, args=(copy,)) for copy in copies]
-        crowd = [*loaders, threading.Thread(target=begin), threading.Thread(target=begin)]
-        for thread in crowd:
-            thread.start()
+    def work(backend, path, one, other):
+        library, array = ctypes.CDLL(path), np.zeros(8)
+        one, other = one.encode(), other.encode()
+        library.begin(one, other)
         rounds, end = 0, time.monotonic() + 4
         while time.monotonic() < end:
-            with hwwatch.watching(array[4:5], backend=backend):
+            with hwwatch.watching(array[4:5], backend=backend) as w:
                 array[4] = rounds
             rounds += 1
-        stop.set()
-        for thread in crowd:
-            thread.join()
-        array[3] = 1
-        return rounds, w.hits, w.lost
+        return rounds, w.hits, w.lost, library.end()
 
     import shutil
 
-    path = build("int nothing(void) { return 0; }")
-    copies = [shutil.copy(path, f"{path}.{n}.so") for n in range(2)]
-    rounds, hits, lost = in_child(work, backend, path, [str(copy) for copy in copies], timeout=60)
+    empty = build("int nothing(void) { return 0; }")
+    copies = [shutil.copy(empty, f"{empty}.{n}.so") for n in range(2)]
+    rounds, hits, lost, crowd = in_child(work, backend, build(SOURCE, "-ldl"), *map(str, copies), timeout=60)
     assert rounds > 3
+    assert crowd > 10
     assert (hits, lost) == (1, 0)
