@@ -56,6 +56,52 @@ uint64_t floor_close(void)
     return seen;
 }
 
+static struct sigaction inner;
+static uint64_t cookie;
+
+/* An int3 made to look like the trap of a breakpoint, for the handler that was there. */
+static void dress(int number, siginfo_t *info, void *context)
+{
+    info->si_code = 6;                                  /* TRAP_PERF */
+    memcpy((char *)info + 24, &cookie, sizeof cookie);  /* si_perf_data */
+    memset((char *)info + 32, 0, 2 * sizeof(uint32_t)); /* si_perf_type, si_perf_flags */
+    inner.sa_sigaction(number, info, context);
+}
+
+/* From here on int3 enters the present handler of SIGTRAP as a breakpoint would that has this sig_data. */
+int floor_dress(uint64_t sig_data)
+{
+    if (sigaction(SIGTRAP, NULL, &inner) < 0)
+        return -1;
+    struct sigaction action = inner;
+    action.sa_sigaction = dress;
+    cookie = sig_data;
+    return sigaction(SIGTRAP, &action, NULL);
+}
+
+int floor_undress(void)
+{
+    return sigaction(SIGTRAP, &inner, NULL);
+}
+
+/* The counting handler, with no breakpoint. */
+int floor_bare(void)
+{
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_sigaction = count;
+    action.sa_flags = SA_SIGINFO | SA_NODEFER;
+    return sigaction(SIGTRAP, &action, &before);
+}
+
+uint64_t floor_bare_close(void)
+{
+    uint64_t seen = hits;
+    sigaction(SIGTRAP, &before, NULL);
+    hits = 0;
+    return seen;
+}
+
 static double now(void)
 {
     struct timespec time;
@@ -69,6 +115,17 @@ double floor_store(volatile uint64_t *address, long count)
     double start = now();
     for (long i = 0; i < count; i++)
         *address = (uint64_t)i;
+    return (now() - start) / (double)count;
+}
+
+/* ns a store with an int3 behind it */
+double floor_int3(volatile uint64_t *address, long count)
+{
+    double start = now();
+    for (long i = 0; i < count; i++) {
+        *address = (uint64_t)i;
+        __asm__ volatile("int3" ::: "memory");
+    }
     return (now() - start) / (double)count;
 }
 
