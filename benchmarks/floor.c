@@ -102,6 +102,57 @@ uint64_t floor_bare_close(void)
     return seen;
 }
 
+#define MOST 256
+static int events[MOST];
+static int count_events;
+
+static void describe(struct perf_event_attr *attr, void *address, int readwrite)
+{
+    memset(attr, 0, sizeof *attr);
+    attr->size = sizeof *attr;
+    attr->type = PERF_TYPE_BREAKPOINT;
+    attr->bp_type = readwrite ? HW_BREAKPOINT_RW : HW_BREAKPOINT_W;
+    attr->bp_addr = (uintptr_t)address;
+    attr->bp_len = 8;
+    attr->exclude_kernel = attr->exclude_hv = 1;
+    attr->sample_period = 1;
+    attr->sigtrap = attr->remove_on_exec = attr->inherit = 1;
+}
+
+/* The system calls alone, with all that is known beforehand: an event on each of these threads. */
+int floor_arm(void *address, const int *threads, int count)
+{
+    struct perf_event_attr attr;
+    describe(&attr, address, 0);
+    for (count_events = 0; count_events < count && count_events < MOST; count_events++) {
+        int fd =
+            (int)syscall(SYS_perf_event_open, &attr, threads[count_events], -1, -1, PERF_FLAG_FD_CLOEXEC);
+        if (fd < 0)
+            return -1;
+        events[count_events] = fd;
+    }
+    return 0;
+}
+
+int floor_switch(void *address, int readwrite)
+{
+    struct perf_event_attr attr;
+    describe(&attr, address, readwrite);
+    for (int i = 0; i < count_events; i++)
+        if (ioctl(events[i], PERF_EVENT_IOC_MODIFY_ATTRIBUTES, &attr) < 0)
+            return -1;
+    return 0;
+}
+
+void floor_disarm(void)
+{
+    for (int i = 0; i < count_events; i++) {
+        ioctl(events[i], PERF_EVENT_IOC_DISABLE, 0);
+        close(events[i]);
+    }
+    count_events = 0;
+}
+
 static double now(void)
 {
     struct timespec time;

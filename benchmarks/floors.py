@@ -40,6 +40,8 @@ def load(library: Path) -> Any:
     floor = ctypes.CDLL(str(library))
     floor.floor_open.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int)
     floor.floor_close.restype = floor.floor_bare_close.restype = ctypes.c_uint64
+    floor.floor_arm.argtypes = (ctypes.c_void_p, ctypes.POINTER(ctypes.c_int), ctypes.c_int)
+    floor.floor_switch.argtypes = (ctypes.c_void_p, ctypes.c_int)
     floor.floor_dress.argtypes = (ctypes.c_uint64,)
     for name in ("floor_store", "floor_load", "floor_call", "floor_int3"):
         getattr(floor, name).argtypes = (ctypes.c_void_p, ctypes.c_long)

@@ -117,8 +117,8 @@ def attach(setting: Setting) -> tuple[dict[str, dict[str, Session]], list[Row]]:
 
 
 def measure(setting: Setting) -> list[Row]:
-    """One row a variant, µs a hit: ``"ratio"`` is to the bare handler of its mode; of a peer to hwwatch's full
-    record, for the better of free and pinned (``"at"``; the other is ``"also"``).
+    """One row a variant, µs a hit: ``"ratio"`` is to the bare handler of its mode, of a peer to hwwatch's
+    full record, for the better of free and pinned (``"at"``; the other is ``"also"``).
 
     A variant on ptrace has the ratio to the same on perf, too: ``"to_perf"``.
     """

@@ -140,6 +140,13 @@ def bpftrace(task: dict[str, Any]) -> list[str]:
     return [found("bpftrace"), "-p", str(task["pid"]), "-e", program]
 
 
+def nobody(task: dict[str, Any]) -> list[str]:
+    return ["sh", "-c", "echo READY; read line"]
+
+
+NOBODY = Peer("nobody", 400, nobody, count=lambda folder, eyes: None)
+
+
 def peers(compiler: str) -> list[Peer]:
     """All of them; those that are not installed raise when they are started."""
     offsets = layout()

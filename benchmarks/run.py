@@ -1,4 +1,4 @@
-"""All benchmarks in one command: `python benchmarks/run.py [--only hit …] [--rounds N] [--quick] [--to FOLDER]`.
+"""All benchmarks in one command: `python benchmarks/run.py [--only hit …] [--rounds N] [--quick]`.
 
 Prints a table of each section, and writes all figures to `results/latest.json` and a picture beside it.
 """
@@ -11,21 +11,21 @@ import time
 from pathlib import Path
 from types import ModuleType
 
+import arm_cost
 import floors
 import hit_cost
+import idle_cost
 import line_cost
 import reports
 import targets
 
-SECTIONS: dict[str, ModuleType] = {"hit": hit_cost, "line": line_cost}
+SECTIONS: dict[str, ModuleType] = {"hit": hit_cost, "line": line_cost, "idle": idle_cost, "arm": arm_cost}
 ROUNDS, QUICK = 40, 3
 
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", nargs="+", choices=SECTIONS, help="these sections")
     parser.add_argument("--rounds", type=int, help=f"batches of each variant, {ROUNDS} unless told")
     parser.add_argument("--quick", action="store_true", help="few and small batches, to try it out")

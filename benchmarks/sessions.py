@@ -149,11 +149,16 @@ class Session:
     def batch(self, hits: int | None = None) -> float:
         """ns a hit."""
         hits = hits or self.peer.batch
-        self.program.tell(f"{hits}\n")
+        spent = self.ask("hit", hits)
+        self.made += hits
+        return spent
+
+    def ask(self, kind: str, count: int) -> float:
+        """ns that one of `count` operations of the program took."""
+        self.program.tell(f"{kind} {count}\n")
         answer = self.program.line()
         if answer is None:
             raise PeerError(f"the program ended under it: {self.eyes.last() if self.eyes else ''}")
-        self.made += hits
         return float(answer)
 
     def close(self) -> int | None:

@@ -1,13 +1,16 @@
-"""The program that is watched from outside: on each line of its input, `N` stores to one place, ns a store out.
+"""The program that is watched from outside.
 
-`victim.py FLOOR_LIBRARY FRAMES` prints one JSON line that says where things are, then serves. It stores
-under FRAMES Python frames, and imports nothing but what that takes.
+`victim.py FLOOR_LIBRARY FRAMES` prints one JSON line that says where things are, then what each line of its
+input took, in ns: `hit N` makes N stores to the place under FRAMES Python frames, `idle N` goes N times round
+a loop that does not touch it, `thread N` starts N threads. It imports nothing but what that takes.
 """
 
 import ctypes
 import json
 import os
 import sys
+import threading
+import time
 
 ANY_TRACER = (0x59616D61, ctypes.c_ulong(-1))  # PR_SET_PTRACER, PR_SET_PTRACER_ANY (Yama scope 1)
 
@@ -18,6 +21,23 @@ def store(count):
 
 def deep(depth, count):
     return store(count) if depth <= 2 else deep(depth - 1, count)
+
+
+def idle(count):
+    other = [0] * 16
+    start = time.perf_counter()
+    for i in range(count):
+        other[3] = i + 1
+    return (time.perf_counter() - start) / count * 1e9
+
+
+def thread(count):
+    start = time.perf_counter()
+    for _ in range(count):
+        one = threading.Thread(target=int)
+        one.start()
+        one.join()
+    return (time.perf_counter() - start) / count * 1e9
 
 
 floor = ctypes.CDLL(sys.argv[1])
@@ -40,5 +60,7 @@ print(
     ),
     flush=True,
 )
+work = {"hit": lambda count: deep(int(sys.argv[2]) - 1, count), "idle": idle, "thread": thread}
 for request in sys.stdin:
-    print(deep(int(sys.argv[2]) - 1, int(request)), flush=True)
+    kind, size = request.split()
+    print(work[kind](int(size)), flush=True)

@@ -1,9 +1,9 @@
 """Runs inside gdb: a hardware watchpoint whose Python stop() keeps a record of each hit and goes on.
 
 The environment says what to do: HWWATCH_BENCH is JSON with "address", "way", "helper", "thread_state",
-"layout". Ways: "values" keeps old, new and pc; "offsets" also the Python file and line, read from memory where
-this version of CPython keeps them; "stack" those of 16 frames; "helper" file and line by
-CPython's own gdb helper.
+"layout". Ways: "values" keeps old, new and pc; "offsets" also the Python file and line, read from memory
+where this version of CPython keeps them; "stack" those of 16 frames; "helper" file and line by CPython's own
+gdb helper.
 """
 
 import json
@@ -98,7 +98,7 @@ class Watchpoint(gdb.Breakpoint):
 
 if way == "helper":
     gdb.execute("source " + task["helper"])
-Watchpoint("*(unsigned long *) %d" % address, gdb.BP_WATCHPOINT, gdb.WP_WRITE).silent = True
+Watchpoint(f"*(unsigned long *) {address}", gdb.BP_WATCHPOINT, gdb.WP_WRITE).silent = True
 print("READY", flush=True)
 try:
     gdb.execute("continue", to_string=True)

@@ -1,4 +1,4 @@
-"""`perf_begin.py perf record …`: runs it with its events off, switches them on, prints READY when it says so."""
+"""`perf_begin.py perf record …`: runs it with its events off, switches them on, then prints READY."""
 
 import os
 import subprocess
