@@ -38,7 +38,7 @@ lint: $(VENV)/installed
 # Measured side by side with other tools; those that are not installed are named in the table.
 bench: $(VENV)/installed
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
-	$(BIN)/python benchmarks/run.py
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/run.py
 
 lab: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lab]'

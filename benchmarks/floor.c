@@ -169,6 +169,11 @@ double floor_store(volatile uint64_t *address, long count)
     return (now() - start) / (double)count;
 }
 
+void floor_set(volatile uint64_t *address, uint64_t value)
+{
+    *address = value;
+}
+
 /* ns a store with an int3 behind it */
 double floor_int3(volatile uint64_t *address, long count)
 {

@@ -42,6 +42,8 @@ def load(library: Path) -> Any:
     floor.floor_close.restype = floor.floor_bare_close.restype = ctypes.c_uint64
     floor.floor_arm.argtypes = (ctypes.c_void_p, ctypes.POINTER(ctypes.c_int), ctypes.c_int)
     floor.floor_switch.argtypes = (ctypes.c_void_p, ctypes.c_int)
+    floor.floor_set.argtypes = (ctypes.c_void_p, ctypes.c_uint64)
+    floor.floor_set.restype = None
     floor.floor_dress.argtypes = (ctypes.c_uint64,)
     for name in ("floor_store", "floor_load", "floor_call", "floor_int3"):
         getattr(floor, name).argtypes = (ctypes.c_void_p, ctypes.c_long)

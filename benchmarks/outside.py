@@ -99,8 +99,30 @@ def lldb_stop(task: dict[str, Any]) -> list[str]:
 def perf_record(task: dict[str, Any]) -> list[str]:
     """perf itself, told to begin by its control channel so that it is known when it has begun."""
     data = str(Path(task["folder"], "perf.data"))
-    event = f"mem:{task['address']:#x}/8:wu"
-    words = [found("perf"), "record", "-q", "-e", event, "-c", "1", "-m", "2048", "-p", str(task["pid"])]
+    return perf_of(task, "wu", data)
+
+
+def perf_record_all(task: dict[str, Any]) -> list[str]:
+    """The kernel's accesses, too; times as the program's own clock has them."""
+    return perf_of(task, "w", str(Path(task["folder"], "perf.data")), "-k", "CLOCK_MONOTONIC")
+
+
+def perf_of(task: dict[str, Any], kind: str, data: str, *more: str) -> list[str]:
+    event = f"mem:{task['address']:#x}/8:{kind}"
+    words = [
+        found("perf"),
+        "record",
+        "-q",
+        "-e",
+        event,
+        "-c",
+        "1",
+        "-m",
+        "2048",
+        "-p",
+        str(task["pid"]),
+        *more,
+    ]
     return [sys.executable, "-S", str(SCRIPTS / "perf_begin.py"), *words, "-o", data]
 
 

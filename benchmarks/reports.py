@@ -74,6 +74,8 @@ def draw(path: Path, result: dict[str, Any]) -> None:
         for unit in dict.fromkeys(one["unit"] for one in section["rows"] if "min" in one)
     ]
     sections = [section for section in sections if section[2]]
+    if not sections:
+        return
     heights = [len(rows) + 2 for _, _, rows in sections]
     canvas = Figure(figsize=(11, 0.24 * sum(heights) + 1), layout="constrained")
     axes = canvas.subplots(len(sections), 1, height_ratios=heights, squeeze=False)[:, 0]

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from types import ModuleType
 
+import accuracy
 import arm_cost
 import floors
 import hit_cost
@@ -18,8 +19,16 @@ import idle_cost
 import line_cost
 import reports
 import targets
+import throughput
 
-SECTIONS: dict[str, ModuleType] = {"hit": hit_cost, "line": line_cost, "idle": idle_cost, "arm": arm_cost}
+SECTIONS: dict[str, ModuleType] = {
+    "hit": hit_cost,
+    "line": line_cost,
+    "idle": idle_cost,
+    "arm": arm_cost,
+    "many": throughput,
+    "accuracy": accuracy,
+}
 ROUNDS, QUICK = 40, 3
 
 

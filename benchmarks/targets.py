@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import accuracy
+import idle_cost
 import line_cost
 import outside
+import throughput
 from batches import Row, median
 
 Sections = dict[str, dict[str, Any]]
@@ -27,6 +30,23 @@ def quotient(sections: Sections, section: str, above: str, below: str) -> float 
     return upper / lower if upper is not None and lower else None
 
 
+def difference(sections: Sections, section: str, work: str) -> float | None:
+    """What hwwatch takes from a work beyond what a bare breakpoint takes, of what it is unarmed."""
+    ours = value(sections, section, f"{work}: hwwatch", "ratio")
+    bare = value(sections, section, f"{work}: bare breakpoint", "ratio")
+    return None if ours is None or bare is None else ours - bare
+
+
+def rounded(found: float | None) -> float | None:
+    """In the steady state: the code objects and stacks that are stored once are spread over all hits."""
+    return None if found is None else round(found, 2)
+
+
+SWITCH = "switch, 14 threads: hwwatch"
+MANY = throughput.TIMELINE.format("1 000 000")
+STORED = "bytes stored a hit, 1 frame, in a loop"
+IMPORT = next(iter(throughput.IMPORTS))
+PROGRAM = f"hwwatch: {accuracy.USER}"
 FULL = "w: full record, 16 frames"
 Measure = Callable[[Sections], float | None]
 #: What, how it is found, the least and the most that it may be.
@@ -46,6 +66,36 @@ TARGETS: list[tuple[str, Measure, float | None, float | None]] = [
     ),
     ("gdb stop(), old, new, pc / hwwatch", lambda s: value(s, "hit", outside.GDB_VALUES, "ratio"), 15, None),
     ("hwwatch / Frida", lambda s: quotient(s, "hit", FULL, outside.FRIDA), None, 0.9),
+    ("switch mode, 14 threads / raw ioctls", lambda s: value(s, "arm", SWITCH, "ratio"), None, 1.5),
+    (
+        "arm, 14 threads, with canary / raw system calls",
+        lambda s: value(s, "arm", "arm, 14 threads: hwwatch", "ratio"),
+        None,
+        3,
+    ),
+    ("bytes stored a hit", lambda s: rounded(value(s, "many", STORED)), None, 128),
+    ("accesses found, user mode, %", lambda s: value(s, "accuracy", PROGRAM), 100, None),
+    ("the same, exact line, %", lambda s: value(s, "accuracy", PROGRAM, "exact line"), 100, None),
+    ("1e6 hits → DataFrame / plain NumPy and pandas", lambda s: value(s, "many", MANY, "ratio"), None, 2),
+    ("import hwwatch beyond NumPy, ms", lambda s: value(s, "many", IMPORT), None, 60),
+    (
+        "armed, not hit / unarmed, pure Python",
+        lambda s: value(s, "idle", f"{idle_cost.LOOP}: hwwatch", "ratio"),
+        0.99,
+        1.01,
+    ),
+    (
+        "the same, NumPy on a cache line",
+        lambda s: value(s, "idle", f"{idle_cost.ALIGNED}: hwwatch", "ratio"),
+        0.99,
+        1.01,
+    ),
+    (
+        "the same, NumPy 16 bytes off a cache line, less a bare breakpoint's",
+        lambda s: difference(s, "idle", idle_cost.SKEWED),
+        -0.02,
+        0.02,
+    ),
     (
         "watchpoints (PyPI) idle / hwwatch idle",
         lambda s: value(s, "line", f"idle: {line_cost.WATCHPOINTS}", "to_hwwatch"),

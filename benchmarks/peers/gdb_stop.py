@@ -81,8 +81,8 @@ def python_lines(most):
 
 def helper_line():
     frame = Frame.get_selected_python_frame()  # noqa: F821  # the helper's
-    operation = frame.get_pyop()
-    return operation.filename(), operation.current_line_num()
+    operation = frame and frame.get_pyop()
+    return (operation.filename(), operation.current_line_num()) if operation else ("", None)
 
 
 class Watchpoint(gdb.Breakpoint):
@@ -101,7 +101,13 @@ if way == "helper":
 Watchpoint(f"*(unsigned long *) {address}", gdb.BP_WATCHPOINT, gdb.WP_WRITE).silent = True
 print("READY", flush=True)
 try:
-    gdb.execute("continue", to_string=True)
+    while memory.pid:  # gdb stops of itself now and then: what it cannot explain
+        said = gdb.execute("continue", to_string=True)
+        if memory.pid:
+            print("STOPPED", said.strip().splitlines()[-1:], flush=True)
 except gdb.error as error:
     print("ERROR", error, flush=True)
+if "out" in task:
+    with open(task["out"], "w") as out:
+        json.dump(hits, out)
 print("HITS", json.dumps([len(hits), hits[-1] if hits else None]), flush=True)
