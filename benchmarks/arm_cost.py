@@ -27,6 +27,7 @@ STEPS = ("arm", "switch", "disarm")
 def company(count: int) -> Iterator[list[int]]:
     """A process of `count` threads, all but this one asleep: their ids."""
     over = threading.Event()
+    time.sleep(0.5)  # threads of earlier sections are gone by then
     others = [threading.Thread(target=over.wait) for _ in range(count - len(os.listdir("/proc/self/task")))]
     for thread in others:
         thread.start()

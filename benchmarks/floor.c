@@ -12,8 +12,26 @@
 #include <unistd.h>
 
 static volatile uint64_t hits;
-static struct sigaction before;
 static int event = -1;
+
+/* sigaction(2) itself: hwwatch sees to it that handlers set through libc come behind its own. */
+struct kernel_action {
+    void (*handler)(int, siginfo_t *, void *);
+    unsigned long flags;
+    void (*restorer)(void);
+    uint64_t mask;
+};
+#define RESTORER 0x04000000ul
+
+void floor_return(void);
+__asm__(".globl floor_return\nfloor_return: mov $15, %eax\n syscall\n"); /* rt_sigreturn */
+
+static struct kernel_action before, inner;
+
+static int set_action(const struct kernel_action *new, struct kernel_action *old)
+{
+    return (int)syscall(SYS_rt_sigaction, SIGTRAP, new, old, sizeof(uint64_t));
+}
 
 static void count(int number, siginfo_t *info, void *context)
 {
@@ -21,14 +39,12 @@ static void count(int number, siginfo_t *info, void *context)
     hits++;
 }
 
+static const struct kernel_action counting = {count, SA_SIGINFO | SA_NODEFER | RESTORER, floor_return, 0};
+
 /* mode: 'w' writes, 'b' reads and writes, 'x' execution; signal: 0 the kernel only counts */
 int floor_open(void *address, int nbytes, int mode, int signal)
 {
-    struct sigaction action;
-    memset(&action, 0, sizeof action);
-    action.sa_sigaction = count;
-    action.sa_flags = SA_SIGINFO | SA_NODEFER;
-    if (sigaction(SIGTRAP, &action, &before) < 0)
+    if (set_action(&counting, &before) < 0)
         return -1;
     struct perf_event_attr attr;
     memset(&attr, 0, sizeof attr);
@@ -51,12 +67,11 @@ uint64_t floor_close(void)
     uint64_t seen = hits;
     ioctl(event, PERF_EVENT_IOC_DISABLE, 0);
     close(event);
-    sigaction(SIGTRAP, &before, NULL);
+    set_action(&before, NULL);
     hits = 0;
     return seen;
 }
 
-static struct sigaction inner;
 static uint64_t cookie;
 
 /* An int3 made to look like the trap of a breakpoint, for the handler that was there. */
@@ -65,39 +80,35 @@ static void dress(int number, siginfo_t *info, void *context)
     info->si_code = 6;                                  /* TRAP_PERF */
     memcpy((char *)info + 24, &cookie, sizeof cookie);  /* si_perf_data */
     memset((char *)info + 32, 0, 2 * sizeof(uint32_t)); /* si_perf_type, si_perf_flags */
-    inner.sa_sigaction(number, info, context);
+    inner.handler(number, info, context);
 }
 
 /* From here on int3 enters the present handler of SIGTRAP as a breakpoint would that has this sig_data. */
 int floor_dress(uint64_t sig_data)
 {
-    if (sigaction(SIGTRAP, NULL, &inner) < 0)
+    if (set_action(NULL, &inner) < 0)
         return -1;
-    struct sigaction action = inner;
-    action.sa_sigaction = dress;
+    struct kernel_action action = inner;
+    action.handler = dress;
     cookie = sig_data;
-    return sigaction(SIGTRAP, &action, NULL);
+    return set_action(&action, NULL);
 }
 
 int floor_undress(void)
 {
-    return sigaction(SIGTRAP, &inner, NULL);
+    return set_action(&inner, NULL);
 }
 
 /* The counting handler, with no breakpoint. */
 int floor_bare(void)
 {
-    struct sigaction action;
-    memset(&action, 0, sizeof action);
-    action.sa_sigaction = count;
-    action.sa_flags = SA_SIGINFO | SA_NODEFER;
-    return sigaction(SIGTRAP, &action, &before);
+    return set_action(&counting, &before);
 }
 
 uint64_t floor_bare_close(void)
 {
     uint64_t seen = hits;
-    sigaction(SIGTRAP, &before, NULL);
+    set_action(&before, NULL);
     hits = 0;
     return seen;
 }

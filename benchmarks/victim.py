@@ -46,6 +46,7 @@ floor.floor_store.restype = ctypes.c_double
 ctypes.CDLL(None).prctl(*ANY_TRACER, 0, 0, 0)
 place = (ctypes.c_uint64 * 16)()
 address = (ctypes.addressof(place) + 63) & ~63
+ctypes.memset(address, 255, 8)  # so that the first store changes it, too
 state = ctypes.pythonapi.PyGILState_GetThisThreadState
 state.restype = ctypes.c_void_p
 print(
