@@ -149,7 +149,7 @@ def held(setting: Setting) -> tuple[dict[str, Session], list[Row]]:
                 )
             except PeerError as error:
                 if where == "free":
-                    rows.append(missing(f"under {peer.name.partition(',')[0]}", str(error)))
+                    rows.append(missing(f"under {short(peer.name)}", str(error)))
     return sessions, rows
 
 
@@ -175,6 +175,11 @@ def measure(setting: Setting) -> list[Row]:
     return own + theirs(spent) + rows
 
 
+def short(peer: str) -> str:
+    """Its name without what it records."""
+    return peer.partition(",")[0].partition(":")[0]
+
+
 def theirs(spent: dict[str, list[float]]) -> list[Row]:
     """The better of free and pinned of each peer, related to programs that nobody watches, placed alike."""
     pooled: dict[tuple[str, str, str], list[float]] = {}
@@ -188,7 +193,7 @@ def theirs(spent: dict[str, list[float]]) -> list[Row]:
             continue
         base = statistics.median(pooled[kind, outside.NOBODY.name, where])
         work = "round a Python loop" if kind == "idle" else THREAD
-        one = row(f"{work}: under {name.partition(',')[0]}", "µs", values, at=where, also={})
+        one = row(f"{work}: under {short(name)}", "µs", values, at=where, also={})
         one |= {"ratio": one["median"] / base, "to": f"the same program, {where}, not watched"}
         other = rows.get((kind, name), one)
         best, rest = (one, other) if one["ratio"] < other["ratio"] else (other, one)

@@ -61,8 +61,16 @@ def write(path: Path, result: dict[str, Any]) -> None:
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 
+def is_own(what: str) -> bool:
+    """Whether a row is hwwatch's, and not a floor's or a peer's."""
+    mode, _, variant = what.partition(": ")
+    if mode in ("w", "rw", "x", "int3"):
+        return not variant.startswith(("bare", "kernel"))
+    return "hwwatch" in what or "timeline()" in what or what.startswith("a hit ") or "export" in what
+
+
 def draw(path: Path, result: dict[str, Any]) -> None:
-    """The medians of each section as bars with their range, on a logarithmic axis."""
+    """The medians of each section with their range, on a logarithmic axis; hwwatch's own in blue."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -73,23 +81,25 @@ def draw(path: Path, result: dict[str, Any]) -> None:
         for section in result["sections"].values()
         for unit in dict.fromkeys(one["unit"] for one in section["rows"] if "min" in one)
     ]
-    sections = [section for section in sections if section[2]]
+    sections = [section for section in sections if len(section[2]) > 1]
     if not sections:
         return
     heights = [len(rows) + 2 for _, _, rows in sections]
-    canvas = Figure(figsize=(11, 0.24 * sum(heights) + 1), layout="constrained")
+    canvas = Figure(figsize=(10, 0.2 * sum(heights) + 1), layout="constrained")
     axes = canvas.subplots(len(sections), 1, height_ratios=heights, squeeze=False)[:, 0]
     for axis, (title, unit, rows) in zip(axes, sections, strict=True):
-        names = [one["what"] for one in rows][::-1]
-        medians = [one["median"] for one in rows][::-1]
-        low = [one["median"] - one["min"] for one in rows][::-1]
-        high = [one["max"] - one["median"] for one in rows][::-1]
-        own = "hwwatch" in title or any("full record" in name for name in names)
-        colours = ["tab:blue" if ": " in name and own else "tab:gray" for name in names]
-        axis.barh(names, medians, xerr=[low, high], color=colours, error_kw={"elinewidth": 0.7}, height=0.7)
+        for place, one in enumerate(reversed(rows)):
+            middle = one["median"]
+            spread = [[max(middle - one["min"], 0)], [max(one["max"] - middle, 0)]]
+            colour = "tab:blue" if is_own(one["what"]) else "0.45"
+            axis.errorbar(middle, place, xerr=spread, fmt="o", color=colour, markersize=4, elinewidth=0.8)
+            axis.annotate(figure(middle), (middle, place), (4, 3), textcoords="offset points", fontsize=6)
+        axis.set_yticks(range(len(rows)), [one["what"] for one in reversed(rows)])
+        axis.set_ylim(-1, len(rows))
         axis.set_xscale("log")
+        axis.grid(axis="x", which="both", linewidth=0.3)
         axis.set_title(f"{title} ({unit}, median with minimum and maximum)", fontsize=9, loc="left")
-        axis.tick_params(labelsize=7)
+        axis.tick_params(labelsize=7, which="both")
     machine = result["machine"]
     canvas.suptitle(f"{machine['cpu']}, Linux {machine['kernel']}, Python {machine['python']}", fontsize=9)
-    canvas.savefig(path, dpi=110)
+    canvas.savefig(path, dpi=100)
