@@ -33,10 +33,12 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror hwwatch/_core/*.[ch] benchmarks/*.c
+	$(BIN)/clang-format --dry-run -Werror hwwatch/_core/*.[ch] benchmarks/*.c benchmarks/peers/*.c
 
+# Measured side by side with other tools; those that are not installed are named in the table.
 bench: $(VENV)/installed
-	$(BIN)/python benchmarks/run.py
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/run.py
 
 lab: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lab]'

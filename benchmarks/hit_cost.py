@@ -1,25 +1,31 @@
-"""What one hit costs: hwwatch, with each policy, against a bare counting handler on the same address.
-
-Short batches of all variants in shuffled order, so that a slow moment of the machine hits all alike; the
-ratio is that of the medians.
-"""
+"""What one hit costs: hwwatch with each policy against a bare counting handler on the same address, and the
+peers that watch a program from outside."""
 
 from __future__ import annotations
 
 import ctypes
-import random
-import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
+import outside
+from batches import Row, Run, interleave, median, missing, row
+from floors import Setting
+from sessions import PeerError, Session
 
 import hwwatch
+from hwwatch.native import lib
 
+TITLE = "Cost of a hit"
 BATCH = 400  # hits
-ROUNDS = 60
+FRAMES = 16
 #: Ends the name of a variant that is like the one without it, on the other backend.
 PTRACE = " (ptrace)"
+
+BARE = "bare counting handler"
+FULL = "full record, 16 frames"
+KERNEL = "w: kernel counts only"
 
 
 def deep(depth: int, call: Callable[[], float]) -> float:
@@ -27,7 +33,7 @@ def deep(depth: int, call: Callable[[], float]) -> float:
     return call() if depth <= 1 else deep(depth - 1, call)
 
 
-def variants(floor: Any, place: np.ndarray[Any, Any]) -> dict[str, Callable[[], float]]:
+def variants(floor: Any, place: np.ndarray[Any, Any]) -> dict[str, Run]:
     """Name → a function that runs one batch and returns ns a hit."""
     data, code = place.ctypes.data, ctypes.cast(floor.floor_function, ctypes.c_void_p).value or 0
     landing = ctypes.cast(floor.floor_landing, ctypes.c_void_p).value or 0
@@ -51,54 +57,111 @@ def variants(floor: Any, place: np.ndarray[Any, Any]) -> dict[str, Callable[[], 
         hwwatch.clear()
         return spent
 
+    def bare_int3() -> float:
+        floor.floor_bare()
+        spent = float(floor.floor_int3(data, BATCH))
+        if floor.floor_bare_close() != BATCH:
+            raise SystemExit("int3 did not come to the handler each time")
+        return spent
+
+    def full_int3(frames: int) -> float:
+        with hwwatch.watching(place, "w", stack=frames, kernel=False, backend="fake") as watch:
+            floor.floor_dress(lib.hww_trap_cookie(watch._armed.index, 0))
+            spent = deep(max(frames, 1), lambda: float(floor.floor_int3(data, BATCH)))
+            floor.floor_undress()
+            if watch.hits != BATCH:
+                raise SystemExit(f"{watch.hits} of {BATCH} hits by int3")
+        hwwatch.clear()
+        return spent
+
     return {
-        "w: kernel counts only": lambda: bare("w", 0),
-        "w: bare counting handler": lambda: bare("w", 1),
-        "w: full record, no frames": lambda: full("w", 0),
-        "w: full record, 16 frames": lambda: full("w", 16),
-        "w: condition false": lambda: full("w", 16, when="hits < 0"),
-        "w: condition true": lambda: full("w", 16, when="hits > 0"),
-        "w: skip": lambda: full("w", 16, policy="skip"),
-        "w: native function": lambda: full("w", 16, policy=floor.floor_policy),
-        "rw: bare counting handler": lambda: bare("rw", 1),
-        "rw: full record, 16 frames": lambda: full("rw", 16),
-        "x: bare counting handler": lambda: bare("x", 1),
-        "x: full record, 16 frames": lambda: full("x", 16),
-        "x: skip": lambda: full("x", 16, policy="skip"),
-        "x: Return": lambda: full("x", 16, policy=hwwatch.Return(42)),
-        "x: Goto": lambda: full("x", 16, policy=hwwatch.Goto(landing)),
-        "x: native function": lambda: full("x", 16, policy=floor.floor_policy),
-        **{
-            f"{mode}: full record, 16 frames{PTRACE}": lambda mode=mode: full(mode, 16, backend="ptrace")
-            for mode in runs
-        },
+        KERNEL: partial(bare, "w", 0),
+        f"w: {BARE}": partial(bare, "w", 1),
+        "w: full record, no frames": partial(full, "w", 0),
+        f"w: {FULL}": partial(full, "w", 16),
+        "w: full record, 32 frames": partial(full, "w", 32),
+        "w: condition false": partial(full, "w", 16, when="hits < 0"),
+        "w: condition true": partial(full, "w", 16, when="hits > 0"),
+        "w: skip": partial(full, "w", 16, policy="skip"),
+        "w: native function": partial(full, "w", 16, policy=floor.floor_policy),
+        f"rw: {BARE}": partial(bare, "rw", 1),
+        f"rw: {FULL}": partial(full, "rw", 16),
+        f"x: {BARE}": partial(bare, "x", 1),
+        f"x: {FULL}": partial(full, "x", 16),
+        "x: skip": partial(full, "x", 16, policy="skip"),
+        "x: Return": partial(full, "x", 16, policy=hwwatch.Return(42)),
+        "x: Goto": partial(full, "x", 16, policy=hwwatch.Goto(landing)),
+        "x: native function": partial(full, "x", 16, policy=floor.floor_policy),
+        f"int3: {BARE}": bare_int3,
+        "int3: full record, no frames": partial(full_int3, 0),
+        f"int3: {FULL}": partial(full_int3, 16),
+        "int3: full record, 32 frames": partial(full_int3, 32),
+        **{f"{mode}: {FULL}{PTRACE}": partial(full, mode, 16, backend="ptrace") for mode in runs},
     }
 
 
-def measure(floor: Any, rounds: int = ROUNDS) -> list[dict[str, Any]]:
-    """One row a variant: median, minimum, maximum in µs a hit, the ratio to its bare handler.
+def attach(setting: Setting) -> tuple[dict[str, dict[str, Session]], list[Row]]:
+    """A session for each peer, free and on the program's core; a row for each that is missing."""
+    sessions: dict[str, dict[str, Session]] = {}
+    rows = []
+    for peer in outside.peers(setting.compiler):
+        for where in ("free", "pinned"):
+            try:
+                session = Session(peer, setting.library, FRAMES, where == "pinned")
+            except PeerError as error:
+                if peer.name not in sessions and where == "pinned":
+                    rows.append(missing(peer.name, str(error)))
+            else:
+                sessions.setdefault(peer.name, {})[where] = session
+    return sessions, rows
+
+
+def measure(setting: Setting) -> list[Row]:
+    """One row a variant, µs a hit: ``"ratio"`` is to the bare handler of its mode, of a peer to hwwatch's
+    full record, for the better of free and pinned (``"at"``; the other is ``"also"``).
 
     A variant on ptrace has the ratio to the same on perf, too: ``"to_perf"``.
     """
     place = np.zeros(1, np.uint64)
-    runs = variants(floor, place)
-    spent: dict[str, list[float]] = {name: [] for name in runs}
-    order = list(runs)
-    for name in order:  # warm-up
-        runs[name]()
-    for _ in range(rounds):
-        random.shuffle(order)
-        for name in order:
-            spent[name].append(runs[name]() / 1000)
-    medians = {name: statistics.median(values) for name, values in spent.items()}
-    return [
-        {
-            "what": name,
-            "median": medians[name],
-            "min": min(spent[name]),
-            "max": max(spent[name]),
-            "ratio": medians[name] / medians[f"{name.partition(':')[0]}: bare counting handler"],
-            **({"to_perf": medians[name] / medians[name.removesuffix(PTRACE)]} if PTRACE in name else {}),
+    runs = variants(setting.floor, place)
+    if outcome := unusable(runs):
+        for name in outcome:
+            del runs[name]
+    sessions, rows = attach(setting)
+    try:
+        outer = {
+            f"{name}\n{where}": session.batch
+            for name, pair in sessions.items()
+            for where, session in pair.items()
         }
-        for name in runs
-    ]
+        spent = interleave({**runs, **outer}, setting.rounds)
+    finally:
+        seen = {name: {at: one.close() for at, one in pair.items()} for name, pair in sessions.items()}
+    spent = {name: [value / 1000 for value in values] for name, values in spent.items()}
+    own = [row(name, "µs", spent[name]) for name in runs]
+    for one in own:
+        mode = one["what"].partition(":")[0]
+        one["to"] = f"{mode}: {BARE}"
+        one["ratio"] = one["median"] / (median(own, one["to"]) or 1)
+        if PTRACE in one["what"]:
+            one["to_perf"] = one["median"] / (median(own, one["what"].removesuffix(PTRACE)) or 1)
+    full = median(own, f"w: {FULL}") or 1
+    theirs = []
+    for name, pair in sessions.items():
+        pinned = {at: row(name, "µs", spent[f"{name}\n{at}"]) for at in pair}
+        at = min(pinned, key=lambda key: pinned[key]["median"])
+        best = {**pinned[at], "at": at, "also": {key: pinned[key]["median"] for key in pinned if key != at}}
+        best |= {"made": pair[at].made, "seen": seen[name][at], "to": f"w: {FULL}"}
+        theirs.append({**best, "ratio": best["median"] / full})
+    return own + theirs + rows + [missing(name, reason) for name, reason in outcome.items()]
+
+
+def unusable(runs: dict[str, Run]) -> dict[str, str]:
+    """Variants that this machine refuses, with the reason."""
+    reasons = {}
+    for name, run in runs.items():
+        try:
+            run()
+        except hwwatch.HwwatchError as error:
+            reasons[name] = str(error)
+    return reasons

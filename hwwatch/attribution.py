@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from hwwatch.code.sites import Place, Sites
 from hwwatch.native import lib
-from hwwatch.records import Hits
+from hwwatch.records import Hits, rows_of
 from hwwatch.targets.homes import Home
 from hwwatch.targets.model import Leaf, Piece
 
@@ -126,7 +126,11 @@ class Rows:
         """The rows of records from one ring position to before another."""
         positions = hits.positions[self.record]
         keep = (positions >= np.uint64(start)) & (positions < np.uint64(end))
-        return self if keep.all() else self.only(keep)
+        if keep.all():
+            return self
+        inside = np.flatnonzero(keep)
+        follow = len(inside) and inside[-1] - inside[0] == len(inside) - 1
+        return self.only(slice(inside[0], inside[-1] + 1) if follow else inside)
 
     def since(self, hits: Hits, position: int) -> Rows:
         """The rows of records at or after a ring position."""
@@ -137,8 +141,8 @@ class Rows:
         own = hits.records["tid"][self.record] == tid
         return self.only(~(own & (hits.positions[self.record] < np.uint64(position))))
 
-    def only(self, keep: Bools | Indices) -> Rows:
-        """Some of the rows, by mask or in the order of an index."""
+    def only(self, keep: Bools | Indices | slice) -> Rows:
+        """Some of the rows, by mask, in the order of an index, or a slice."""
         return replace(
             self,
             record=self.record[keep],
@@ -197,7 +201,7 @@ def attribute(
     positions = hits.positions[rows]
     within = (positions >= np.uint64(start)) & (positions < np.uint64(end))
     places, place = sites.of(hits, rows, life.pieces, life.mode == "x")
-    records = hits.records[rows]
+    records = rows_of(hits.records, rows)
     inferred = (records["flags"] & lib.HWW_HIT_INFERRED) != 0
     correction = [0] * len(life.pieces)
     filtered = 0
@@ -308,7 +312,7 @@ def _touched(
     within: Bools,
     correction: list[int],
 ) -> tuple[Indices, Indices, Bools, NDArray[np.uint8], NDArray[np.uint8]]:
-    records = hits.records[rows]
+    records = rows_of(hits.records, rows)
     sizes = [leaf.dtype.itemsize for leaf in life.leaves]
     old = np.zeros((len(rows), len(sizes), 32), np.uint8)
     new = np.zeros_like(old)
@@ -374,19 +378,27 @@ def access_of(
     """What each row's access was: by the instruction, else by what the mode and the bytes tell."""
     if life.mode == "x":
         return np.full(len(chosen), "execute", object)
-    changed = (old != new).any(axis=1)
-    fallback = "write" if life.mode == "w" else "unknown"
-    access = np.where(changed, "write", fallback).astype(object)
-    spans = [(item.address, item.dtype.itemsize) for item in life.leaves]
-    for number, found in enumerate(places):
-        mine = np.flatnonzero(place[chosen] == number)
-        if found.site.access == "unknown" or not len(mine):
-            continue
-        if len({operand.access for operand in found.site.operands}) < 2:
-            access[mine] = found.site.access
-        else:
-            touched = [spans[i] for i in leaf[mine].tolist()]
-            access[mine] = found.site.accesses(hits.registers(rows[chosen[mine]]), touched)
     if life.mode == "w":  # a write breakpoint never fires for a mere read
-        access[(access == "read") | (access == "unknown")] = "write"
+        access = np.full(len(chosen), "write", object)
+    else:
+        access = np.where((old != new).any(axis=1), "write", "unknown").astype(object)
+    spans = [(item.address, item.dtype.itemsize) for item in life.leaves]
+    here = place[chosen]
+    for number, found in enumerate(places):
+        if found.site.access == "unknown":
+            continue
+        alike = len({operand.access for operand in found.site.operands}) < 2
+        if alike and life.mode == "w" and found.site.access in ("read", "write"):
+            continue
+        mine = np.flatnonzero(here == number)
+        if not len(mine):
+            continue
+        if alike:
+            access[mine] = found.site.access
+            continue
+        touched = [spans[i] for i in leaf[mine].tolist()]
+        kinds = found.site.accesses(hits.registers(rows[chosen[mine]]), touched)
+        if life.mode == "w":
+            kinds = ["write" if kind in ("read", "unknown") else kind for kind in kinds]
+        access[mine] = kinds
     return access

@@ -52,6 +52,13 @@ _COMMITTED = lib.HWW_TAG_RESERVED | lib.HWW_TAG_COMMITTED
 TORN_AFTER = 0.5
 
 
+def rows_of(array: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
+    """``array[rows]``, to be read only: a view where the rows follow each other, as most do."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+        return array[rows[0] : rows[-1] + 1]
+    return array[rows]
+
+
 @dataclass(frozen=True)
 class Hits:
     """A consistent prefix of the ring, in order of recording.

@@ -16,7 +16,7 @@ from hwwatch.code.source import Frame, Source, cell_log, current_cells
 from hwwatch.columns import Columns, category, decode, is_wide, nullable, objects, one_category
 from hwwatch.names import Names
 from hwwatch.native import lib
-from hwwatch.records import Hits
+from hwwatch.records import Hits, rows_of
 from hwwatch.watchpoints import Watch
 
 ACCESSES = ("write", "read", "readwrite", "execute", "unknown")
@@ -171,7 +171,7 @@ class _Table:
     ) -> None:
         self.builder, self.hits, self.parts, self.watches = builder, hits, parts, builder.watches
         self.record, self.owner, self.leaf, self.order = record, owner, leaf, order
-        self.records = hits.records[record]
+        self.records = rows_of(hits.records, record)
         self.mine = [np.flatnonzero(owner == number) for number in range(len(parts))]
         self._source = builder.source
 
@@ -194,10 +194,8 @@ class _Table:
         return category(self.owner, labels)
 
     def access(self) -> pd.Categorical:
-        number = {label: i for i, label in enumerate(ACCESSES)}
-        every = self._joined(lambda part: part.access, np.zeros(0, object))
-        codes = np.fromiter((number[item] for item in every), np.int64, len(every))
-        return category(codes, ACCESSES, ACCESSES)
+        codes, found = pd.factorize(self._joined(lambda part: part.access, np.zeros(0, object)))
+        return category(codes, list(found), ACCESSES)
 
     def values(self) -> dict[str, Any]:
         old = self._joined(lambda part: part.old, np.zeros((0, 32), np.uint8))
@@ -244,7 +242,9 @@ class _Table:
             for i, leaf in enumerate(part.life.leaves):
                 rows = self.mine[number][self.leaf[self.mine[number]] == i]
                 if leaf.element is not None:
-                    column[rows[sure[rows]]] = [leaf.element] * int(sure[rows].sum())
+                    one = np.empty(1, object)
+                    one[0] = leaf.element  # a tuple, which shall not be taken for several
+                    column[rows[sure[rows]]] = one
         return column
 
     def piece(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hwwatch.code.instructions import Site, resolve
 from hwwatch.code.symbols import Symbol, Symbols
 from hwwatch.native import lib
-from hwwatch.records import Hits
+from hwwatch.records import Hits, rows_of
 from hwwatch.targets.model import Piece
 
 _SAMPLES = 16  # hits of one pc that take part in finding its instruction
@@ -46,7 +46,7 @@ class Sites:
         execute : bool
             An execute watch: the instruction is the one at the pc.
         """
-        records = hits.records[rows]
+        records = rows_of(hits.records, rows)
         kernel = (records["flags"] & lib.HWW_HIT_KERNEL) != 0
         keys = records["pc"] << np.uint64(1) | kernel.astype(np.uint64)  # user addresses leave bit 63 free
         distinct, inverse = np.unique(keys, return_inverse=True)
