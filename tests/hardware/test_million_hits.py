@@ -26,6 +26,8 @@ void run(long *place, long n) {
 """
 #: Bytes of private memory that reading piece by piece may take for a while.
 BOUND = 160 * 2**20
+#: Bytes that recording may take, however many hits there are: the ring's, and what is read to count them.
+RING = (256 + 128) * 2**20
 
 
 def million(path, each):
@@ -67,6 +69,30 @@ def million(path, each):
         "last": list(last.values()),
         "grown": max(0, most[0] - before),
     }
+
+
+def five_million(path, each):
+    def resident():
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS"))
+
+    array = np.zeros(8, np.int64)
+    w = hwwatch.watch(array[3:5])
+    array[3:5] = -1
+    hwwatch.timeline()  # imports all that it needs
+    hwwatch.clear()
+    before = resident()
+    ctypes.CDLL(path).run(ctypes.c_void_p(array[3:].ctypes.data), ctypes.c_long(each))
+    return w.hits, w.lost, w.counted, resident() - before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_five_million_hits_stay_in_bounds(in_child: Callable[..., Any], build: Callable[..., str]) -> None:
+    """What the ring has no room for is in the file: memory grows by the ring and no more."""
+    hits, lost, counted, grown = in_child(five_million, build(SOURCE, "-pthread"), 2_500_000, timeout=380)
+    assert (hits, lost, counted) == (5_000_000, 0, 5_000_000)
+    assert grown < RING
 
 
 @pytest.mark.slow

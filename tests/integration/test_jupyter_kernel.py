@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -136,6 +137,30 @@ def test_two_kernels_do_not_disturb_each_other(new_kernel: NewKernel) -> None:
     assert [kernel.run(ask).out for kernel in kernels] == ["500 True 0\n", "1000 True 0\n"]
     kernels[0].run("%unload_ext hwwatch")
     assert kernels[1].run("a[2] = 3.5\nprint(hwwatch.timeline('a[2]').new.iloc[-1])").out == "3.5\n"
+
+
+@pytest.mark.parametrize("backend", ["perf", "ptrace"])
+def test_restart_leaves_nothing_behind(new_kernel: NewKernel, backend: str) -> None:
+    """Restarted amid hits: no process of it is left, and all registers can be had again."""
+    kernel = new_kernel()
+    places = "a[0:1], a[1:2], a[2:3], a[3:4]"
+    arm = f"import os, hwwatch\nwatches = [hwwatch.watch(place, backend={backend!r}) for place in ({places})]"
+    assert kernel.run(arm).error == ""
+    before = int(kernel.run("print(os.getpid())").out)
+    kernel.start("print('begun', flush=True)\nwhile True: a[2] += 1")
+    kernel.wait_for("begun")
+    kernel.manager.restart_kernel(now=True)
+    kernel.client.wait_for_ready(timeout=60)
+    assert not os.path.exists(f"/proc/{before}")
+    parents = [
+        status.read_text().partition(")")[2].split()[1] for status in Path("/proc").glob("[0-9]*/stat")
+    ]
+    assert str(before) not in parents
+    assert kernel.run("%load_ext hwwatch\nimport numpy as np\na = np.zeros(8)").error == ""
+    assert kernel.run(arm).error == ""
+    assert kernel.run(
+        "a[2] = 1\nprint(int(os.getpid()), watches[2].hits, hwwatch.coverage().lost)"
+    ).out.endswith(" 1 0\n")
 
 
 def test_plot_and_export(new_kernel: NewKernel, tmp_path: Path) -> None:
