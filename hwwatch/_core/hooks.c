@@ -228,20 +228,31 @@ static void write_entry(void **entry, void *value, int read_only)
         mprotect((void *)at, page, PROT_READ);
 }
 
-/* Where this module lies: its own calls stay as they are. Found before a pass, since dladdr takes a lock of
- * the loader that one who loads a module holds while it waits for the pass to end. */
+/* Where this module lies: its own calls stay as they are. */
 static uintptr_t own_base;
 
-/* One pass over the modules: which hooks, and how many modules need no look. */
+/* The modules that are in the loader's list: how many, and how many were unloaded so far. */
+struct modules {
+    unsigned long long count, unloaded;
+};
+
+/* One pass over the modules: which hooks, how many modules need no look, and which may be looked at. */
 struct pass {
     uint32_t groups;
     unsigned long long skip;
+    struct modules loaded;
+    int stale; /* modules were unloaded meanwhile: the first ones are others now */
 };
 
 static int change_module(struct dl_phdr_info *module, size_t size, void *argument)
 {
     (void)size;
     struct pass *pass = argument;
+    if (module->dlpi_subs != pass->loaded.unloaded)
+        pass->stale = 1;
+    if (pass->stale || !pass->loaded.count)
+        return 1;
+    pass->loaded.count--;
     if (pass->skip) {
         pass->skip--;
         return 0;
@@ -305,41 +316,48 @@ static int change_module(struct dl_phdr_info *module, size_t size, void *argumen
     return 0;
 }
 
-/* How many modules were loaded and unloaded so far. */
-struct changes {
-    unsigned long long adds, subs;
-};
-
-static int count_changes(struct dl_phdr_info *module, size_t size, void *argument)
+static int count_module(struct dl_phdr_info *module, size_t size, void *argument)
 {
     (void)size;
-    *(struct changes *)argument = (struct changes){module->dlpi_adds, module->dlpi_subs};
-    return 1;
+    struct modules *modules = argument;
+    modules->count++;
+    modules->unloaded = module->dlpi_subs;
+    return 0;
 }
 
 /* What has been looked at, under the lock. */
-static struct changes known;
+static struct modules known;
 static pthread_mutex_t looking = PTHREAD_MUTEX_INITIALIZER;
 
-static void look(uint32_t groups, int all)
+/* Put the hooks that are to be there into modules that have come meanwhile, or into all. A module is in the
+ * list before it is relocated, and its tables are written, then made read-only, by the thread that loads it:
+ * only those are touched whose loading has ended. The loader's lock, which dladdr takes, tells that. */
+static void look(int all)
 {
-    struct changes now = {0, 0};
-    dl_iterate_phdr(count_changes, &now);
-    /* New modules come last; one that was unloaded moves all others. */
-    struct pass pass = {groups, all || now.subs != known.subs ? 0 : known.adds - known.subs};
-    if (all || now.adds != known.adds)
+    for (int tries = 0; tries < 20; tries++) {
+        Dl_info here;
+        struct modules now = {0, 0};
+        dl_iterate_phdr(count_module, &now);
+        if (!all && now.count == known.count && now.unloaded == known.unloaded)
+            return;
+        if (dladdr((void *)our_create, &here))
+            own_base = (uintptr_t)here.dli_fbase;
+        pthread_mutex_lock(&looking);
+        struct pass pass = {HWW_LOAD(&placed), all || now.unloaded != known.unloaded ? 0 : known.count, now,
+                            0};
         dl_iterate_phdr(change_module, &pass);
-    known = now;
+        if (!pass.stale)
+            known = now;
+        pthread_mutex_unlock(&looking);
+        if (!pass.stale)
+            return;
+    }
 }
 
-/* Put the hooks into modules that have come meanwhile. */
 static void look_for_modules(void)
 {
-    pthread_mutex_lock(&looking);
-    uint32_t groups = HWW_LOAD(&placed);
-    if (groups)
-        look(groups, 0);
-    pthread_mutex_unlock(&looking);
+    if (HWW_LOAD(&placed))
+        look(0);
 }
 
 static int place(uint32_t groups)
@@ -349,17 +367,9 @@ static int place(uint32_t groups)
     for (size_t hook = 0; hook < HOOKS; hook++)
         if (!*hooks[hook].real)
             return -ENOSYS;
-    Dl_info here;
-    if (!own_base && !dladdr((void *)our_create, &here))
-        return -ENOSYS;
-    if (!own_base)
-        own_base = (uintptr_t)here.dli_fbase;
-    pthread_mutex_lock(&looking);
-    int changed = groups != placed;
-    HWW_STORE(&placed, groups);
+    int changed = __atomic_exchange_n(&placed, groups, __ATOMIC_ACQ_REL) != groups;
     if (changed || groups)
-        look(groups, changed);
-    pthread_mutex_unlock(&looking);
+        look(changed);
     return 0;
 }
 
