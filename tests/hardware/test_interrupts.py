@@ -44,6 +44,7 @@ def test_interrupts_at_random(in_child: Callable[..., Any]) -> None:
                 array[5] = 1
             hwwatch.clear()
 
+        turn()  # imports all that it needs: an import that is interrupted leaves half a module
         wrong, interrupts = [], 0
         thread = threading.Thread(target=pester)
         thread.start()
@@ -62,14 +63,14 @@ def test_interrupts_at_random(in_child: Callable[..., Any]) -> None:
                 hwwatch.unwatch()
             except KeyboardInterrupt:
                 interrupts += 1
-        stop.set()
         while True:
             try:
-                thread.join()
-                time.sleep(0.01)
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
                 break
             except KeyboardInterrupt:
                 continue
+        stop.set()
+        thread.join()
         hwwatch.unwatch()
         left = descriptors()
         w = hwwatch.watch(array[3:4])
