@@ -15,6 +15,7 @@ from floors import Setting
 from sessions import PeerError, Session
 
 import hwwatch
+from hwwatch import native
 from hwwatch.native import lib
 
 TITLE = "Cost of a hit"
@@ -31,6 +32,12 @@ KERNEL = "w: kernel counts only"
 def deep(depth: int, call: Callable[[], float]) -> float:
     """`call` under `depth` Python frames."""
     return call() if depth <= 1 else deep(depth - 1, call)
+
+
+def forget(watch: hwwatch.Watch) -> None:
+    """The watch and its hits, so that the next batch finds things as this one did."""
+    hwwatch.unwatch(watch)
+    hwwatch.clear()
 
 
 def variants(floor: Any, place: np.ndarray[Any, Any]) -> dict[str, Run]:
@@ -54,7 +61,7 @@ def variants(floor: Any, place: np.ndarray[Any, Any]) -> dict[str, Run]:
             spent = deep(max(frames, 1), lambda: float(runs[mode](data, BATCH)))
             if watch.counted != BATCH:
                 raise SystemExit(f"{watch.counted} of {BATCH} hits")
-        hwwatch.clear()
+        forget(watch)
         return spent
 
     def bare_int3() -> float:
@@ -69,9 +76,10 @@ def variants(floor: Any, place: np.ndarray[Any, Any]) -> dict[str, Run]:
             floor.floor_dress(lib.hww_trap_cookie(watch._armed.index, 0))
             spent = deep(max(frames, 1), lambda: float(floor.floor_int3(data, BATCH)))
             floor.floor_undress()
-            if watch.hits != BATCH:
-                raise SystemExit(f"{watch.hits} of {BATCH} hits by int3")
-        hwwatch.clear()
+            recorded = native.shared().watches[watch._armed.index].recorded
+            if recorded != BATCH:
+                raise SystemExit(f"{recorded} of {BATCH} hits by int3")
+        forget(watch)
         return spent
 
     return {

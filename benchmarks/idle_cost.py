@@ -126,6 +126,7 @@ def inside(floor: Any) -> dict[str, Run]:
             spent = clocked(work, times)
             if watch.counted:
                 raise SystemExit(f"{watch.counted} hits of a place that nobody touches")
+        hwwatch.unwatch(watch)
         return spent
 
     return {

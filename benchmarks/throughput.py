@@ -83,6 +83,7 @@ def rates(setting: Setting) -> list[Row]:
             spent = together(floor, place, count)
             if (watch.counted, watch.lost) != (count * BATCH, 0):
                 raise SystemExit(f"{watch.counted} hits, {watch.lost} lost, of {count * BATCH}")
+        hwwatch.unwatch(watch)
         hwwatch.clear()
         return spent
 
