@@ -15,7 +15,7 @@ import numpy as np
 import outside
 from batches import Row, Run, interleave, median, missing, row
 from floors import Setting
-from sessions import PeerError, Session
+from sessions import CORE, PeerError, Session
 
 import hwwatch
 
@@ -155,7 +155,7 @@ def held(setting: Setting) -> tuple[dict[str, Session], list[Row]]:
 
 
 def measure(setting: Setting) -> list[Row]:
-    """One row a work and way, µs; ``"ratio"`` is to the same work unarmed."""
+    """One row a work and way, µs, on one core; ``"ratio"`` is to the same work unarmed."""
     sessions, rows = held(setting)
     asked = {"idle": 20000, "thread": 20}
     outer = {
@@ -163,9 +163,13 @@ def measure(setting: Setting) -> list[Row]:
         for name, session in sessions.items()
         for kind, count in asked.items()
     }
+    cores = os.sched_getaffinity(0)
     try:
+        # A thread that starts on another core takes longer, and which one it gets is chance.
+        os.sched_setaffinity(0, {CORE})
         spent = interleave({**inside(setting.floor), **outer}, setting.rounds)
     finally:
+        os.sched_setaffinity(0, cores)
         for session in sessions.values():
             with contextlib.suppress(PeerError):
                 session.close()
