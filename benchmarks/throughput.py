@@ -109,11 +109,13 @@ def child(code: list[str], **environment: str) -> str:
 
 
 def million(setting: Setting) -> list[Row]:
-    """What `million.py` finds, in a process where freed memory goes back to the system."""
+    """What `million.py` finds: times in one process, memory in another, where freed memory goes back to the
+    system at once, which takes time."""
     count = MILLION // 20 if setting.quick else MILLION
-    code = [str(HERE / "million.py"), str(setting.library), str(count), "2" if setting.quick else "7"]
-    text = child(code, MALLOC_MMAP_THRESHOLD_="262144", MALLOC_TRIM_THRESHOLD_="262144")
-    found = json.loads(text)
+    code = [str(HERE / "million.py"), str(setting.library), str(count)]
+    found = json.loads(child([*code, "2" if setting.quick else "7"]))
+    given_back = {f"MALLOC_{what}_THRESHOLD_": "262144" for what in ("MMAP", "TRIM")}
+    peaks = json.loads(child([*code, "2"], **given_back))["costs"]
     hits = f"{count:_}".replace("_", " ")
     names = {
         "timeline": TIMELINE.format(hits),
@@ -123,11 +125,11 @@ def million(setting: Setting) -> list[Row]:
     }
     rows = []
     for key, name in names.items():
-        seconds, peaks = zip(*found["costs"][key], strict=True)
+        seconds = [spent for spent, _ in found["costs"][key]]
         note = f"{found['sizes'][key]:.1f} MB file" if key in found["sizes"] else ""
         note = note or f"the frame itself: {found['frame MB']:.0f} MB"
         rows.append(row(name, "s", seconds, note=note))
-        rows.append(row(f"{name}, peak memory on top", "MB", peaks))
+        rows.append(row(f"{name}, peak memory on top", "MB", [peak for _, peak in peaks[key]]))
     for one, base in ((rows[0], rows[2]), (rows[1], rows[3])):
         one |= {"ratio": one["median"] / max(base["median"], 1e-9), "to": base["what"]}
     rows.append(row("bytes stored a hit, 1 frame, in a loop", "bytes", [found["bytes a hit"]]))
