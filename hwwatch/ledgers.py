@@ -327,8 +327,8 @@ class Ledger:
                 )
             time.sleep(0.001)
 
-    def clear(self, keep: set[int]) -> None:
-        """Forget all complete records, and closed entries of watches that are not in `keep` (ids)."""
+    def clear(self) -> None:
+        """Forget all complete records, and all armings that have ended."""
         if self._ring is None:
             return
         # What is lost for certain; the rest may be on its way, and will be recorded.
@@ -359,7 +359,7 @@ class Ledger:
             for life in entry.lives:
                 life.unsure = [span for span in life.unsure if span[1] == _LATER]
         self.start, self._known = end, None
-        self.entries = [entry for entry in self.entries if entry.final is None or entry.watch.id in keep]
+        self.entries = [entry for entry in self.entries if entry.final is None]
 
     def release(self, position: int) -> None:
         """Give the memory of records before `position` back; no session may want them any more."""

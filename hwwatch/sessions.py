@@ -484,7 +484,7 @@ class Session:
     def clear(self) -> None:
         """Forget recorded hits; watches stay armed."""
         with uninterrupted:
-            self._ledger.clear(set(self._watches))
+            self._ledger.clear()
             # Other sessions may still want their hits of this stretch.
             wanted = [session._ledger.start for session in list(_sessions) if session._ledger.entries]
             self._ledger.release(min([self._ledger.start, *wanted]))
