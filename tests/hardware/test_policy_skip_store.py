@@ -280,11 +280,11 @@ def test_store_by_the_kernel(session: Any) -> None:
     import io
     import tempfile
 
-    data = bytearray(b"." * 16)
+    data = np.frombuffer(b"." * 16, np.uint8).copy()
     with tempfile.TemporaryFile(buffering=0) as file:
         file.write(b"0123456789abcdef")
         file.seek(0)
-        with session.watching(memoryview(data)[4:8], policy="skip") as watch:
+        with session.watching(data[4:8], policy="skip") as watch:
             assert isinstance(file, io.RawIOBase)
             assert file.readinto(data) == 16
     rows = watch.timeline()
