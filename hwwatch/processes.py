@@ -63,9 +63,9 @@ def _perf_descriptors(pid: int) -> Iterator[str]:
 
 def descendants(pid: int) -> Iterator[int]:
     """Processes that came from this one; none where the kernel does not say (CONFIG_PROC_CHILDREN)."""
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+    for task in _tasks(pid):
         try:
-            children = path.read_text().split()
+            children = Path(task, "children").read_text().split()
         except OSError:  # ended meanwhile
             continue
         for child in map(int, children):
@@ -104,10 +104,17 @@ def _image(process: str) -> tuple[str, list[str]] | None:
 
 def runs(pid: int) -> bool:
     """Whether a thread of a process has the CPU, or waits for it or in the kernel."""
-    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+    for task in _tasks(pid):
         try:
-            if path.read_text().rpartition(")")[2].split()[0] not in ASLEEP:
+            if Path(task, "stat").read_text().rpartition(")")[2].split()[0] not in ASLEEP:
                 return True
         except (OSError, IndexError):
             continue
     return False
+
+
+def _tasks(pid: int) -> list[str]:
+    """Folders of a process' threads; none where it has ended."""
+    with contextlib.suppress(OSError):
+        return [entry.path for entry in os.scandir(f"/proc/{pid}/task")]
+    return []
