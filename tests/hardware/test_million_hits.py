@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,13 @@ void run(long *place, long n) {
     for (int i = 0; i < 2; i++) pthread_join(threads[i], 0);
 }
 """
+
+
+def long(test: Any) -> Any:
+    """A test of minutes: there with ``HWWATCH_TEST_LONG=1`` only."""
+    return test if os.environ.get("HWWATCH_TEST_LONG") == "1" else None
+
+
 #: Bytes of private memory that reading piece by piece may take for a while.
 BOUND = 160 * 2**20
 #: Bytes that recording may take, however many hits there are: the ring's, and what is read to count them.
@@ -86,6 +94,7 @@ def five_million(path, each):
     return w.hits, w.lost, w.counted, resident() - before
 
 
+@long
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_five_million_hits_stay_in_bounds(in_child: Callable[..., Any], build: Callable[..., str]) -> None:
@@ -148,6 +157,7 @@ def exported(path, each, folder):
     return {"took": took, "rows": rows}
 
 
+@long
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_million_hits_exported(
