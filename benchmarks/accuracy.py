@@ -34,7 +34,7 @@ def program(setting: Setting, folder: Path, count: int, *more: str) -> list[str]
     return [
         sys.executable,
         str(HERE / "seeded.py"),
-        str(setting.library),
+        str(setting.compiled),
         str(SEED),
         str(count),
         str(folder),

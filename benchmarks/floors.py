@@ -18,7 +18,7 @@ class Setting:
     """How a section measures."""
 
     rounds: int
-    library: Path
+    compiled: Path
     floor: Any
     compiler: str
     quick: bool = False

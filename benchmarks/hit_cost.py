@@ -115,7 +115,7 @@ def attach(setting: Setting) -> tuple[dict[str, dict[str, Session]], list[Row]]:
     for peer in outside.peers(setting.compiler):
         for where in ("free", "pinned"):
             try:
-                session = Session(peer, setting.library, FRAMES, where == "pinned")
+                session = Session(peer, setting.compiled, FRAMES, where == "pinned")
             except PeerError as error:
                 if peer.name not in sessions and where == "pinned":
                     rows.append(missing(peer.name, str(error)))

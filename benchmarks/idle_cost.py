@@ -146,7 +146,7 @@ def held(setting: Setting) -> tuple[dict[str, Session], list[Row]]:
         for where in ("free", "pinned"):
             try:
                 sessions[f"{peer.name}\n{where}\n{number}"] = Session(
-                    peer, setting.library, 2, where == "pinned"
+                    peer, setting.compiled, 2, where == "pinned"
                 )
             except PeerError as error:
                 if where == "free":

@@ -112,7 +112,7 @@ def million(setting: Setting) -> list[Row]:
     """What `million.py` finds: times in one process, memory in another, where freed memory goes back to the
     system at once, which takes time."""
     count = MILLION // 20 if setting.quick else MILLION
-    code = [str(HERE / "million.py"), str(setting.library), str(count)]
+    code = [str(HERE / "million.py"), str(setting.compiled), str(count)]
     found = json.loads(child([*code, "2" if setting.quick else "7"]))
     given_back = {f"MALLOC_{what}_THRESHOLD_": "262144" for what in ("MMAP", "TRIM")}
     peaks = json.loads(child([*code, "2"], **given_back))["costs"]
@@ -141,7 +141,7 @@ def spilling(setting: Setting) -> list[Row]:
     count = 20_000 if setting.quick else 100_000
 
     def run(capacity: int) -> float:
-        return float(child(["-c", SPILL, str(setting.library), str(capacity), str(count)]))
+        return float(child(["-c", SPILL, str(setting.compiled), str(capacity), str(count)]))
 
     runs = {"a hit kept in memory": partial(run, 1 << 21), "a hit spilled to the file": partial(run, 8192)}
     spent = interleave(runs, 2 if setting.quick else 5, warm_up=False)
