@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import itertools
 import os
+import threading
 import time
 import warnings
 import weakref
@@ -123,8 +124,8 @@ class Session:
                     follow_fork=follow_fork,
                     hold=hold or place.kind == "code",
                 )
-                self._prepare(watch, policy, when, limit, on_hit)
-                self._arm(watch, self._backend if backend == "auto" else backend)
+                settings = self._prepare(watch, policy, when, limit, on_hit)
+                self._arm(watch, self._backend if backend == "auto" else backend, settings)
                 made.append(watch)
                 self._watches[watch.id] = watch
                 self._next += 1
@@ -164,13 +165,15 @@ class Session:
         watch._policy, watch._when, watch._limit, watch._on_hit = policy, when, limit, on_hit
         return settings_of(watch, resolved, condition, limit, on_hit is not None)
 
-    def _arm(self, watch: Watch, backend_name: str) -> None:
+    def _arm(self, watch: Watch, backend_name: str, settings: Any = None) -> None:
+        """Arm it, with its own settings where none have just been made of them."""
         self._reap()
         backend, reason = select(backend_name)
         free = backend.slots_free()
         if len(watch.pieces) > free:
             raise no_slot(watch, free, armed_watches())
-        settings = self._prepare(watch, watch._policy, watch._when, watch._limit, watch._on_hit)
+        if settings is None:
+            settings = self._prepare(watch, watch._policy, watch._when, watch._limit, watch._on_hit)
         kernel = _prove(backend, watch)
         watch.last_test = f"self-test passed at {time.strftime('%H:%M:%S')}"
         watch.kernel_note = kernel_note(watch, kernel, backend.name)
@@ -306,8 +309,11 @@ class Session:
     def notice(self) -> None:
         """At a safe point: warn of armed watches whose object has moved, died or lost its name, once each.
 
-        A watch whose object has moved or was closed is paused: what is written there is somebody else's.
+        A watch whose object has moved or was closed is paused: what is written there is somebody else's. On
+        threads other than the main one nothing is done: nobody would see what they say; the coverage tells.
         """
+        if threading.current_thread() is not threading.main_thread():
+            return
         for watch in list(self._watches.values()):
             if not watch.armed:
                 continue

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -80,14 +82,10 @@ class PerfBackend:
         report = ffi.new("struct hww_arm_report *")
         with self._lock:
             check(lib.hww_trap_open(), "installing the SIGTRAP handler")
-            index = claim(request)
-            try:
+            with claimed(request) as index:
                 code = lib.hww_watch_open(index, options, report)
                 check(code, f"arming thread {report.failed_tid}" if report.failed_tid else "arming")
                 lib.hww_watch_publish(index)
-            except BaseException:
-                lib.hww_watch_close(index)
-                raise
             generation = native.shared().watches[index].generation
         return Armed(index, generation, request, report.threads, report.unsure)
 
@@ -196,6 +194,17 @@ def claim(request: ArmRequest) -> int:
         lib.hww_watch_close(index)
         check(error, "entering the watch's settings")
     return index
+
+
+@contextlib.contextmanager
+def claimed(request: ArmRequest) -> Iterator[int]:
+    """`claim`, for a block that arms the entry; where that raises, the entry is given back."""
+    index = claim(request)
+    try:
+        yield index
+    except BaseException:
+        lib.hww_watch_close(index)
+        raise
 
 
 def _options(request: ArmRequest) -> Any:

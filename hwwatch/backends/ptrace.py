@@ -14,7 +14,7 @@ import os
 from dataclasses import replace
 
 from hwwatch import native
-from hwwatch.backends.perf import CORE_MODE, WORDS, PerfBackend, claim
+from hwwatch.backends.perf import CORE_MODE, WORDS, PerfBackend, claimed
 from hwwatch.coverages import threads
 from hwwatch.errors import CanaryError, HwwatchError, NoSlotError, NotSupported, PermissionRefused
 from hwwatch.native import check, ffi, lib
@@ -85,14 +85,10 @@ class PtraceBackend(PerfBackend):
         report = ffi.new("struct hww_arm_report *")
         with self._lock:
             check(lib.hww_trap_open(), "installing the SIGTRAP handler")
-            index = claim(request)
-            try:
+            with claimed(request) as index:
                 lib.hww_watch_publish(index)
                 code = lib.hww_registers_open(index, options, report)
                 _check(code, f"arming thread {report.failed_tid}" if report.failed_tid else "arming")
-            except BaseException:
-                lib.hww_watch_close(index)
-                raise
             generation = native.shared().watches[index].generation
         return Armed(index, generation, request, report.threads, report.unsure)
 

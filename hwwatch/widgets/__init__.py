@@ -1,7 +1,8 @@
 """The panel: a session's watches as rows of controls, live while cells run.
 
-The feed looks at the session (`feed`, `glances`, `hits`), views say what is shown of it (`views`), controls
-are the widgets (`controls`, `styles`); what can show them differs (`frontends`).
+The feed looks at the session (`feed`, `glances`, `hits`), views say what is shown of it (`views`), a board
+has the widgets (`boards`, with `rows` and `adders`, made of `parts` in `styles`); what can show them differs
+(`frontends`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from hwwatch.widgets.styles import MISSING, STYLE
 
 if TYPE_CHECKING:
     from hwwatch.sessions import Session
-    from hwwatch.widgets.controls import Board
+    from hwwatch.widgets.boards import Board
 
 #: Seconds between two changes of the status line, and of the table of hits.
 STATUS, TABLE = 1.0, 0.25
@@ -62,7 +63,7 @@ class Panel:
                 "this panel is closed.", hint="Make another: `hwwatch.panel()`.", slug="closed"
             )
         if self._board is None:
-            from hwwatch.widgets.controls import Board
+            from hwwatch.widgets.boards import Board
 
             self._board = Board(self._session, self._feed.wake, self._choose, self.close)
             self._board.style(STYLE)
