@@ -358,7 +358,8 @@ def describe(
         )
     if watch.gap:
         notes.append(
-            "its mode was changed with all debug registers taken: writes of that moment may have been missed"
+            "its mode was changed with all debug registers taken, and not all threads and forked children "
+            "could be held still for it: accesses of that moment may have been missed"
         )
     children = "children not followed"
     if watch.follow_fork:

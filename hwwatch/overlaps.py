@@ -92,21 +92,45 @@ def can_be_found(life: Life) -> bool:
     )
 
 
-def find_unnamed(hits: Hits, parts: Sequence[Rows], number: int, before: Values) -> Unnamed | None:
+class Heard(NamedTuple):
+    """The records of one life; `first` row of each, its `times`, and the earliest and latest of these."""
+
+    part: Rows
+    record: Indices
+    first: Indices
+    times: NDArray[np.uint64]
+    begun: int
+    ended: int
+
+
+def heard(hits: Hits, part: Rows) -> Heard | None:
+    """What other lives' unnamed hits are looked for in; None where there are no records."""
+    if not len(part.record):
+        return None
+    record, first = np.unique(part.record, return_index=True)
+    times = hits.records["time"][record]
+    return Heard(part, record, first, times, int(times.min()), int(times.max()))
+
+
+def find_unnamed(hits: Hits, part: Rows, everything: Sequence[Heard], before: Values) -> Unnamed | None:
     """The unnamed hits of one life; None where there are none.
 
     Parameters
     ----------
     hits : Hits
-    parts : sequence of Rows
-        One for each life.
-    number : int
-        Whose are looked for.
+    part : Rows
+        Of the life whose are looked for.
+    everything : sequence of Heard
+        Of all lives.
     before : (leaves, 32) uint8
         Values before the first of its rows. A condition that was in force is asked now.
     """
-    part = parts[number]
-    candidates = [_reaching(hits, other, part) for other in parts if other is not part and len(other.record)]
+    since, until = part.life.since, part.life.until
+    candidates = [
+        _reaching(hits, other, part)
+        for other in everything
+        if other.part is not part and since <= other.ended and (until is None or other.begun <= until)
+    ]
     found = [item for item in candidates if len(item.record)]
     if not found:
         return None
@@ -164,18 +188,17 @@ class _Reached(NamedTuple):
     other: Rows
 
 
-def _reaching(hits: Hits, other: Rows, part: Rows) -> _Reached:
+def _reaching(hits: Hits, other: Heard, part: Rows) -> _Reached:
     """Records of `other` whose instruction reached `part`'s bytes, which has no record of that trap."""
-    record, first = np.unique(other.record, return_index=True)
-    place = other.place[first]
-    leaves, pieces, known = covered(hits, record, part.life, other.places, place)
-    times = hits.records["time"][record]
-    known &= pieces.any(axis=1) & (times >= np.uint64(part.life.since))
-    known &= (hits.records["flags"][record] & np.uint32(lib.HWW_HIT_LATE | lib.HWW_HIT_KERNEL)) == 0
+    then = other.times >= np.uint64(part.life.since)
     if part.life.until is not None:
-        known &= times <= np.uint64(part.life.until)
+        then &= other.times <= np.uint64(part.life.until)
+    then &= (hits.records["flags"][other.record] & np.uint32(lib.HWW_HIT_LATE | lib.HWW_HIT_KERNEL)) == 0
+    record, place = other.record[then], other.part.place[other.first[then]]
+    leaves, pieces, known = covered(hits, record, part.life, other.part.places, place)
+    known &= pieces.any(axis=1)
     known &= ~np.isin(_trap_keys(hits, record), _trap_keys(hits, part.record))
-    return _Reached(record[known], leaves[known], pieces[known], other)
+    return _Reached(record[known], leaves[known], pieces[known], other.part)
 
 
 def _trap_keys(hits: Hits, record: Indices) -> NDArray[np.uint64]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+import sys
 import threading
 import types
 from collections.abc import Callable
@@ -11,32 +13,54 @@ from typing import Any
 
 from hwwatch.native import lib
 
+#: Seconds after which a thread that runs Python lets others run, while the lock is held.
+_SWITCH_INTERVAL = 0.0005
+
 
 class QuietLock:
     """A reentrant lock; while a thread holds it, watches on code pass that thread's calls over.
 
     hwwatch calls strlen, malloc and the like as any Python code does: those calls are no hits of the user's
     program, and no policy may change what they return.
+
+    Meanwhile threads that compute in Python give way more often (`sys.setswitchinterval`): NumPy lets go of
+    the GIL in most of its calls, and would wait 5 ms each time to have it back.
     """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._waiting: dict[int, Callable[[], object]] = {}
+        self._interval = 0.0  # that of the program, while ours is in force
         os.register_at_fork(after_in_child=self._forked)
 
     def _forked(self) -> None:
         # Another thread may have held it, and is not here to let go.
         self._lock = threading.RLock()
         self._waiting = {}
+        self._give_way_as_before()
+
+    def _give_way_often(self) -> None:
+        interval = sys.getswitchinterval()
+        if interval > _SWITCH_INTERVAL:
+            sys.setswitchinterval(_SWITCH_INTERVAL)
+            self._interval = interval
+
+    def _give_way_as_before(self) -> None:
+        interval, self._interval = self._interval, 0.0
+        if interval and math.isclose(sys.getswitchinterval(), _SWITCH_INTERVAL):  # nobody has changed it
+            sys.setswitchinterval(interval)
 
     def __enter__(self) -> None:
         before = lib.hww_muted()
         try:
             lib.hww_mute(1)
             self._lock.acquire()
+            if not before:
+                self._give_way_often()
         except BaseException:  # KeyboardInterrupt, most likely while waiting
             lib.hww_mute(before - lib.hww_muted())
             if not before and self._lock._is_owned():  # type: ignore[attr-defined]
+                self._give_way_as_before()
                 self._lock.release()
             raise
 
@@ -46,6 +70,13 @@ class QuietLock:
 
     def leave(self) -> None:
         """Let go of it, without the call that waits for that."""
+        try:
+            if lib.hww_muted() == 1:
+                self._give_way_as_before()
+        finally:
+            self._release()
+
+    def _release(self) -> None:
         try:
             self._lock.release()
         finally:

@@ -21,6 +21,7 @@ from hwwatch.overlaps import (
     can_be_found,
     choose,
     find_unnamed,
+    heard,
     left_behind,
     with_unnamed,
 )
@@ -94,9 +95,10 @@ def walk(
         parts = [part.between(hits, start, stop) for part in whole]
         unnamed: list[Unnamed | None] = [None] * len(lives)
         if values is not None:
+            everything = [records for part in whole if (records := heard(hits, part))]
             for number, life in enumerate(lives):
                 if can_be_found(life):
-                    found = find_unnamed(hits, whole, number, values[number])
+                    found = find_unnamed(hits, whole[number], everything, values[number])
                     unnamed[number] = found and found.between(hits, start, stop)
             for part, known in zip(parts, values, strict=True):
                 if len(part.record) and part.life.mode != "x":

@@ -202,7 +202,7 @@ class Watch:
 
     @property
     def gap(self) -> bool:
-        """Whether a change of mode could not be made without missing writes of that moment."""
+        """Whether a change of mode could not be made without missing accesses of that moment."""
         return self._armed is not None and self._armed.gap
 
     @property

@@ -60,8 +60,10 @@ def _refusal() -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    other = "ptrace" if BACKEND != "ptrace" else "perf"
-    others = [item for item in items if item.get_closest_marker(other)]
+    left_out = {"ptrace" if BACKEND != "ptrace" else "perf"}
+    if os.environ.get("HWWATCH_TEST_LONG") != "1":
+        left_out.add("long")
+    others = [item for item in items if any(item.get_closest_marker(name) for name in left_out)]
     config.hook.pytest_deselected(items=others)
     items[:] = [item for item in items if item not in others]
     chosen = [item for item in items if _needs_hardware(item.path)]

@@ -167,6 +167,7 @@ int hww_watch_open(int watch, const struct hww_arm_options *options, struct hww_
     memset(report, 0, sizeof *report);
     hww_watch_at(watch)->follow = options->follow_fork;
     hww_watch_at(watch)->kernel = options->kernel;
+    hww_events[watch].forks = hww_forks();
     int armed = arm_new_threads(watch, 1, options, report);
     if (armed < 2)
         return armed < 0 ? armed : 0; /* alone: nobody else can have created a thread */

@@ -398,7 +398,7 @@ int hww_watch_settle(int watch, uint32_t milliseconds, int strict);
 int hww_watch_close(int watch);
 int hww_watch_enable(int watch, int on);
 int hww_watch_configure(int watch, const struct hww_settings *settings);
-int hww_watch_modify(int watch, uint32_t mode, const struct hww_arm_options *options, int32_t *bridged);
+int hww_watch_modify(int watch, uint32_t mode, const struct hww_arm_options *options, int32_t *covered);
 int hww_watch_counts(int watch, uint64_t counts[4]);
 int hww_watch_threads(int watch, int32_t *tids, int capacity);
 int hww_slots_free(int32_t tid);

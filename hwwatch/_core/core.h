@@ -48,6 +48,7 @@ extern __thread struct hww_thread hww_thread __attribute__((tls_model("initial-e
 int hww_thread_open(void);
 void hww_thread_identify(struct hww_thread *self);
 int hww_thread_in_vfork(void);
+uint32_t hww_forks(void);
 int hww_guarded(struct hww_thread *self, void (*body)(void *), void *argument);
 #define HWW_FENCE() __atomic_signal_fence(__ATOMIC_SEQ_CST)
 

@@ -32,6 +32,7 @@ struct hww_event {
 struct hww_event_list {
     struct hww_event *chunks[HWW_CHUNKS];
     uint32_t count;
+    uint32_t forks; /* of the process, before */
 };
 extern struct hww_event_list hww_events[HWW_MAX_WATCHES];
 

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "events.h"
+#include "tracer.h"
 
 /* A register that was given up a moment ago may still be on its way back: the kernel frees an event when the
  * last hit of it has been delivered. In tries of 0.1 ms. */
@@ -91,14 +92,48 @@ static int change_piece(int watch, uint32_t piece, uint32_t mode, const struct h
     return result;
 }
 
+/* A change of several pieces at once, for hww_while_held. */
+struct change {
+    const struct hww_arm_options *options;
+    uint32_t from, mode;
+    int watch, paused, result;
+};
+
+static void change_rest(void *argument)
+{
+    struct change *self = argument;
+    uint32_t pieces = hww_watch_at(self->watch)->npieces;
+    for (uint32_t p = self->from; p < pieces && !self->result; p++)
+        self->result = change_piece(self->watch, p, self->mode, self->options, self->paused);
+}
+
+/* Under cover of a bridge; how many pieces have been changed when no register is free for the next. */
+static uint32_t change_bridged(struct change *self)
+{
+    uint32_t pieces = hww_watch_at(self->watch)->npieces, p;
+    for (p = 0; p < pieces && !self->result; p++) {
+        struct bridge bridge = {NULL, 0};
+        if (bridge_open(&bridge, self->watch, p, self->options) < 0)
+            break;
+        self->result = change_piece(self->watch, p, self->mode, self->options, 0);
+        for (int i = 0; i < bridge.count; i++)
+            ioctl(bridge.fds[i], PERF_EVENT_IOC_DISABLE, 0);
+        hww_watch_settle(self->watch, 1, 1);
+        bridge_close(&bridge);
+        count_bridged(self->watch, p);
+    }
+    return p;
+}
+
 /* Change the mode of a data watch. Between reads only and reads and writes the registers stay as they are.
  * Else each event is re-aimed by one ioctl, which reaches inherited ones too, piece by piece under cover of a
- * bridge; where no register is free for one, writes of that moment are missed, and `*bridged` is 0. Returns
- * the generation that records of the new mode carry. */
-int hww_watch_modify(int watch, uint32_t mode, const struct hww_arm_options *options, int32_t *bridged)
+ * bridge. Where no register is free for one, the other threads are held still meanwhile; where that cannot
+ * be, or forked children may run, accesses of that moment are missed, and `*covered` is 0. Returns the
+ * generation that records of the new mode carry. */
+int hww_watch_modify(int watch, uint32_t mode, const struct hww_arm_options *options, int32_t *covered)
 {
     struct hww_watch *entry = hww_watch_at(watch);
-    *bridged = 1;
+    *covered = 1;
     if (mode == HWW_EXECUTE || entry->mode == HWW_EXECUTE)
         return -EINVAL;
     uint32_t generation = entry->generation + 1, before = entry->mode;
@@ -111,21 +146,15 @@ int hww_watch_modify(int watch, uint32_t mode, const struct hww_arm_options *opt
     HWW_STORE(&entry->generation, generation);
     /* Until all have changed over: read watched bytes with care. */
     hww_mode_set((uint32_t)watch, HWW_READWRITE);
-    int result = 0, paused = HWW_LOAD(&entry->state) != HWW_ARMED;
-    for (uint32_t p = 0; p < entry->npieces && !result; p++) {
-        struct bridge bridge = {NULL, 0};
-        int open = !paused && bridge_open(&bridge, watch, p, options) == 0;
-        result = change_piece(watch, p, mode, options, paused);
-        if (!open) {
-            *bridged &= paused;
-            continue;
-        }
-        for (int i = 0; i < bridge.count; i++)
-            ioctl(bridge.fds[i], PERF_EVENT_IOC_DISABLE, 0);
-        hww_watch_settle(watch, 1, 1);
-        bridge_close(&bridge);
-        count_bridged(watch, p);
+    struct change change = {options, 0, mode, watch, HWW_LOAD(&entry->state) != HWW_ARMED, 0};
+    if (change.paused || !hww_events[watch].count) {
+        change_rest(&change);
+    } else {
+        change.from = change_bridged(&change);
+        if (!change.result && change.from < entry->npieces)
+            *covered = hww_while_held(change_rest, &change) &&
+                       (!options->follow_fork || hww_events[watch].forks == hww_forks());
     }
-    hww_mode_set((uint32_t)watch, result < 0 ? before : mode);
-    return result < 0 ? result : (int)generation;
+    hww_mode_set((uint32_t)watch, change.result < 0 ? before : mode);
+    return change.result < 0 ? change.result : (int)generation;
 }

@@ -231,7 +231,6 @@ static void after_fork(void)
 /* A child starts with empty registers (flush_ptrace_hw_breakpoint). Only system calls here. */
 static void in_child(void)
 {
-    hww_tracer_reset();
     home = (int32_t)HWW_RAW(SYS_getpid);
     doomed = 0;
     hww_slots_ours = 0;

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "core.h"
+#include "tracer.h"
 
 __thread struct hww_thread hww_thread __attribute__((tls_model("initial-exec")));
 
@@ -14,8 +15,17 @@ __thread struct hww_thread hww_thread __attribute__((tls_model("initial-exec")))
  * what it does before exec is reported under its parent's ids. */
 static pid_t *cached_pid;
 
+static uint32_t forks;
+
+/* How often this process has forked, or is about to. */
+uint32_t hww_forks(void)
+{
+    return HWW_LOAD(&forks);
+}
+
 static void before_fork(void)
 {
+    HWW_ADD(&forks, 1);
     hww_hooks_fork(0);
 }
 
@@ -27,6 +37,7 @@ static void after_fork(void)
 static void in_child(void)
 {
     hww_hooks_fork(1);
+    hww_tracer_reset();
     hww_watch_forked();
 }
 

@@ -1,4 +1,4 @@
-/* Debug registers set through ptrace: shared by tracer.c, registers.c and hooks.c. */
+/* Debug registers set through ptrace: shared by tracer.c, registers.c, hold.c and hooks.c. */
 #ifndef HWW_TRACER_H
 #define HWW_TRACER_H
 
@@ -30,6 +30,10 @@ struct hww_errand {
     int32_t error;     /* out: -errno of the first thread that could not be set */
     int32_t error_tid; /* out */
     uint32_t armed;    /* out: threads that were set */
+    void (*meanwhile)(void *argument); /* to be called while all threads but `only` stand still (hold.c) */
+    void *argument;
+    uint32_t done;  /* out: it was */
+    uint32_t still; /* out: none has run meanwhile */
 };
 
 /* The threads of this process that a helper has met, by tracer.c's lock. */
@@ -42,6 +46,7 @@ int hww_tracer_locked_here(void);
 void hww_tracer_unlock(void);
 void hww_tracer_reset(void);
 int hww_tracer_run(struct hww_errand *errand);
+int hww_tracer_send(struct hww_errand *errand);
 uint64_t hww_tracer_errand(void);
 struct hww_traced *hww_traced_find(int32_t tid);
 
@@ -49,6 +54,9 @@ struct hww_traced *hww_traced_find(int32_t tid);
  * can be waited for. Threads may share a counter: then a wait ends early. */
 #define HWW_TRAP_COUNTERS 1024
 extern uint16_t hww_traps_begun[HWW_TRAP_COUNTERS], hww_traps_done[HWW_TRAP_COUNTERS];
+
+/* hold.c */
+int hww_while_held(void (*act)(void *), void *argument);
 
 /* hooks.c */
 int hww_hooks_set(int on);

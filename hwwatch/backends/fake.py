@@ -77,9 +77,9 @@ class FakeBackend:
 
     def modify(self, armed: Armed, mode: str) -> Armed:
         """The table's part of it."""
-        options, bridged = ffi.new("struct hww_arm_options *"), ffi.new("int32_t *")
+        options, covered = ffi.new("struct hww_arm_options *"), ffi.new("int32_t *")
         generation = check(
-            lib.hww_watch_modify(armed.index, CORE_MODE[mode], options, bridged), "changing the mode"
+            lib.hww_watch_modify(armed.index, CORE_MODE[mode], options, covered), "changing the mode"
         )
         changed = Armed(armed.index, generation, replace(armed.request, mode=mode), 1)
         self._armed[armed.index] = changed

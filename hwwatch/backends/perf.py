@@ -121,17 +121,17 @@ class PerfBackend:
     def modify(self, armed: Armed, mode: str) -> Armed:
         """Re-aim each event by PERF_EVENT_IOC_MODIFY_ATTRIBUTES, inherited ones included."""
         request = replace(armed.request, mode=mode)
-        bridged = ffi.new("int32_t *")
+        covered = ffi.new("int32_t *")
         with self._lock:
             generation = check(
-                lib.hww_watch_modify(armed.index, CORE_MODE[mode], _options(request), bridged),
+                lib.hww_watch_modify(armed.index, CORE_MODE[mode], _options(request), covered),
                 "changing the mode",
             )
             deadline = time.monotonic() + PATIENCE / 40  # hits by the old registers come first
             while lib.hww_watch_settle(armed.index, 2, 0) and hits_on_their_way():
                 if time.monotonic() > deadline:
                     break
-        return replace(armed, generation=generation, request=request, gap=armed.gap or not bridged[0])
+        return replace(armed, generation=generation, request=request, gap=armed.gap or not covered[0])
 
     def alive(self, armed: Armed) -> bool:
         """Whether the table's entry still is this watch and was not ended."""

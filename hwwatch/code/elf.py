@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import io
 import lzma
+import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -156,7 +157,11 @@ def demangle(name: str) -> str:
     try:
         return ctypes.string_at(pointer).decode("utf-8", "replace")
     finally:
-        ctypes.CDLL(None).free(ctypes.c_void_p(pointer))
+        _libc.free(pointer)
+
+
+_libc = ctypes.CDLL(None)
+_libc.free.argtypes = (ctypes.c_void_p,)
 
 
 # __cxa_demangle (Itanium C++ ABI, 3.4), or None.
@@ -169,6 +174,18 @@ def _demangler() -> Any:
     function.restype = ctypes.c_void_p
     function.argtypes = (ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
     return function
+
+
+def mangled_part(name: str) -> str:
+    """What the mangled form of a C++ name surely contains: its longest identifier; empty if none is sure.
+
+    Source names are spelled out there; operators, builtin types and some of std are not (Itanium C++ ABI,
+    5.1.2 to 5.1.10).
+    """
+    if "std::" in name:
+        return ""
+    head = re.sub(r"<.*>", "", re.split(r"\(|\boperator\b", name)[0])
+    return max(re.findall(r"[^\W\d]\w*", head), key=len, default="")
 
 
 def without_parameters(name: str) -> str:

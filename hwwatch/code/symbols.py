@@ -10,11 +10,11 @@ import difflib
 import hashlib
 import io
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from hwwatch.errors import TargetError
 
-from .elf import FUNC, IFUNC, NOTYPE, SYMBOL, Elf, demangle, without_parameters
+from .elf import FUNC, IFUNC, NOTYPE, SYMBOL, Elf, demangle, mangled_part, without_parameters
 from .maps import Mapping, Maps, read_code
 
 #: Part of the cache files' names; raise it when their contents change.
@@ -116,25 +116,37 @@ class Image:
 
     def rows(self, name: str) -> list[int]:
         """Places in `symbols` of a plain name, else of a C++ name as shown, with or without parameters."""
-        return self.plain.get(name) or self.demangled.get(name, [])
+        if not name:
+            return []
+        return self._plain(name) or [row for shown, row in self.shown(mangled_part(name)) if shown == name]
 
-    @cached_property
-    def plain(self) -> dict[str, list[int]]:
-        """Places in `symbols` by name as in the file."""
-        rows: dict[str, list[int]] = {}
-        for row in range(len(self.symbols)):
-            rows.setdefault(self.name(row), []).append(row)
-        return rows
+    def _plain(self, name: str) -> list[int]:
+        text = re.escape(name.encode("utf-8", "replace"))
+        places = [match.start() for match in re.finditer(text + rb"(?=[@\0])", self.strings)]
+        return np.flatnonzero(np.isin(self.symbols["name"], places)).tolist() if places else []
 
-    @cached_property
-    def demangled(self) -> dict[str, list[int]]:
-        """Places in `symbols` by C++ name, both with and without parameters."""
-        rows: dict[str, list[int]] = {}
-        for mangled, places in self.plain.items():
+    def shown(self, part: str) -> Iterator[tuple[str, int]]:
+        """C++ names with parameters, and without, of the symbols whose mangled name contains `part`."""
+        for row in self._containing(part.encode("utf-8", "replace")):
+            mangled = self.name(row)
             if (full := demangle(mangled)) != mangled:
                 for name in {full, without_parameters(full)} - {""}:
-                    rows.setdefault(name, []).extend(places)
-        return rows
+                    yield name, row
+
+    def _containing(self, part: bytes) -> list[int]:
+        if not part:
+            return list(range(len(self.symbols)))
+        found = np.array([match.start() for match in re.finditer(re.escape(part), self.strings)], np.int64)
+        zeros = np.flatnonzero(np.frombuffer(b"\0" + self.strings, dtype=np.uint8) == 0)
+        begins = zeros[np.searchsorted(zeros, found, "right") - 1]  # a name may be the end of a longer one
+        names = self.symbols["name"].astype(np.int64)
+        order = np.argsort(names, kind="stable")
+        first, last = np.searchsorted(names[order], begins), np.searchsorted(names[order], found, "right")
+        return sorted({int(row) for i, j in zip(first, last, strict=True) for row in order[i:j]})
+
+    def names(self) -> set[str]:
+        """All plain names, without their versions."""
+        return {text.partition(b"@")[0].decode("utf-8", "replace") for text in set(self.strings.split(b"\0"))}
 
     def bias(self, mapping: Mapping) -> int | None:
         """What to add to the file's addresses to get those of the process; None if it cannot be told."""
@@ -261,7 +273,7 @@ class Symbols:
                 slug="ambiguous-symbol",
             )
         if not found:
-            names = {n for image, _ in loaded.values() for n in (*image.plain, *image.demangled)}
+            names = _similar(name, [image for image, _ in loaded.values()])
             owner = f"`{library}` has no" if library else "no loaded library has a"
             raise TargetError(
                 f"cannot find `{text}`: {owner} symbol `{name}`.", hint=_offer(name, names), slug="no-symbol"
@@ -363,6 +375,13 @@ class Symbols:
 def _image(elf: Elf) -> Image:
     symbols, strings = elf.symbols()
     return Image(symbols, strings, elf.frames(), elf.segments, elf.soname())
+
+
+# Plain names; of C++ names those that share an identifier with the name asked for.
+def _similar(name: str, images: list[Image]) -> set[str]:
+    names = set().union(*(image.names() for image in images))
+    parts = {part for part in re.findall(r"[^\W\d]\w*", name) if len(part) > 2} if "::" in name else set()
+    return names | {shown for part in parts for image in images for shown, _ in image.shown(part)}
 
 
 _linker = ctypes.CDLL(None)

@@ -6,6 +6,7 @@ import ctypes
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,11 @@ import hwwatch
 pytestmark = pytest.mark.slow
 
 SOURCE = r"""
+#include <errno.h>
+#include <sys/epoll.h>
+#include <time.h>
+#include <unistd.h>
+
 void store(volatile long *p, long n) { for (long i = 1; i <= n; i++) *p = i; }
 
 /* Loops until *stop; *done tells how far they are. */
@@ -27,6 +33,23 @@ void store_until(volatile long *p, const volatile long *stop, volatile long *don
 void both_until(volatile long *p, const volatile long *stop, volatile long *done)
 {
     while (!*stop) { *p = *done + 1; (void)*p; ++*done; }
+}
+/* Waits with epoll again and again: places[0] times, interrupted [1] times, early [2] times. */
+void nap_until(volatile long *places, const volatile long *stop, int milliseconds)
+{
+    struct epoll_event event;
+    int epoll = epoll_create1(0);
+    while (!*stop) {
+        struct timespec before, after;
+        clock_gettime(CLOCK_MONOTONIC, &before);
+        int result = epoll_wait(epoll, &event, 1, milliseconds);
+        clock_gettime(CLOCK_MONOTONIC, &after);
+        long slept = (after.tv_sec - before.tv_sec) * 1000000 + (after.tv_nsec - before.tv_nsec) / 1000;
+        places[0]++;
+        places[1] += result < 0 && errno == EINTR;
+        places[2] += result == 0 && slept < milliseconds * 1000L;
+    }
+    close(epoll);
 }
 __attribute__((noinline)) long function(long a) { __asm__ volatile(""); return a + 1; }
 /* Counts in *odd the answers that are not the function's own. */
@@ -175,28 +198,107 @@ def test_in_several_threads_nothing_is_missed(session: Any, library: ctypes.CDLL
     assert (watch.counted, watch.hits, watch.lost) == (15_000, 15_000, 0)
 
 
-def test_with_all_registers_taken_the_gap_is_told(session: Any, library: ctypes.CDLL) -> None:
-    """The kernel takes a breakpoint out to change it, and no register is free to stand in for it."""
+@pytest.mark.parametrize("watches", [1, 4])
+def test_with_all_registers_taken_the_threads_are_held(
+    session: Any, library: ctypes.CDLL, watches: int
+) -> None:
+    """The kernel takes a breakpoint out to change it, and none is free to stand in for it."""
+    value = np.zeros(4, np.int64)
+    watched = [session.watch(value)] if watches == 1 else [session.watch(value[i : i + 1]) for i in range(4)]
+    assert sum(watch.slots for watch in watched) == 4
+    done = np.zeros((3, 16), np.int64)
+    stop = np.zeros(16, np.int64)
+    workers = [
+        threading.Thread(target=library.store_until, args=(_at(value[n:]), _at(stop), _at(done[n])))
+        for n in range(3)
+    ]
+    for worker in workers:
+        worker.start()
+    switches, end = 0, time.monotonic() + 2
+    while time.monotonic() < end:
+        for watch in watched:
+            watch.mode = ("rw", "w")[switches % 2]
+        switches += 1
+    stop[0] = 1
+    for worker in workers:
+        worker.join()
+    assert switches > 10
+    assert not any(watch.gap for watch in watched)
+    counted, hits, lost = (
+        sum(getattr(watch, name) for watch in watched) for name in ("counted", "hits", "lost")
+    )
+    assert (counted, hits, lost) == (done[:, 0].sum(), done[:, 0].sum(), 0)
+
+
+def test_threads_that_sleep_are_not_woken(session: Any, library: ctypes.CDLL) -> None:
+    """Nor do those that often wait for a moment see EINTR, which no signal of theirs explains."""
     value = np.zeros(4, np.int64)
     watch = session.watch(value)
-    assert watch.slots == 4
-    with Hammer(library.store_until, value) as hammer:
+    counts, stop = np.zeros((3, 16), np.int64), np.zeros(16, np.int64)
+    naps = [
+        threading.Thread(target=library.nap_until, args=(_at(counts[n]), _at(stop), milliseconds))
+        for n, milliseconds in enumerate((0, 1, 500))
+    ]
+    for nap in naps:
+        nap.start()
+    switches = 0
+    end = time.monotonic() + 1.5
+    while time.monotonic() < end:
+        watch.mode = ("rw", "w")[switches % 2]
+        switches += 1
+    stop[0] = 1
+    for nap in naps:
+        nap.join()
+    waits, interrupted, early = counts[:, 0], counts[:, 1], counts[:, 2]
+    assert switches > 10
+    assert waits[0] > 1000
+    assert waits[2] in (3, 4, 5)
+    assert interrupted.tolist() == [0, 0, 0]
+    assert early.tolist() == [0, 0, 0]
+
+
+@pytest.mark.perf
+@pytest.mark.parametrize("why", ["ptrace refused", "a forked child"])
+def test_where_threads_cannot_be_held_the_gap_is_told(in_child: Callable[..., Any], why: str) -> None:
+    def work(why, tests):
+        import time
+
+        value = np.zeros(4, np.int64)
+        watch = hwwatch.watch(value)
+        ready, done = os.pipe(), os.pipe()
+        if why == "ptrace refused":
+            sys.path.insert(0, tests)
+            from denied import NUMBERS, deny
+
+            deny([NUMBERS["ptrace"]])
+        elif os.fork() == 0:
+            os.write(ready[1], b"r")
+            os.read(done[0], 1)
+            os._exit(0)
+        else:
+            os.read(ready[0], 1)
+        stop = threading.Event()
+
+        def store():
+            while not stop.is_set():
+                value[1] += 1
+
+        worker = threading.Thread(target=store)
+        worker.start()
+        time.sleep(0.01)
         watch.mode = "r"
-        gap = (
-            "its mode was changed with all debug registers taken: writes of that moment may have been missed"
-        )
-        assert f"{watch.name}: {gap}" in session.coverage().problems
+        told = watch.gap, watch.coverage.full, hwwatch.coverage().problems
         before = watch.counted
-        hammer.wait()
         watch.mode = "rw"  # the registers stay as they are
-        hammer.wait()
-        assert watch.counted > before
-        watch.mode = "w"
-        hammer.wait()
-    assert watch.lost == 0
-    assert watch.counted <= hammer.done
-    assert set(watch.timeline().access) == {"write"}
-    assert not watch.coverage.full
+        time.sleep(0.01)
+        stop.set()
+        worker.join()
+        os.write(done[1], b"d")
+        return *told, watch.counted > before, watch.lost
+
+    gap, full, problems, goes_on, lost = in_child(work, why, str(Path(__file__).parents[1]))
+    assert (gap, full, goes_on, lost) == (True, False, True, 0)
+    assert any("accesses of that moment may have been missed" in problem for problem in problems)
 
 
 def test_policy(session: Any, library: ctypes.CDLL) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,6 @@ void run(long *place, long n) {
     for (int i = 0; i < 2; i++) pthread_join(threads[i], 0);
 }
 """
-
-
-def long(test: Any) -> Any:
-    """A test of minutes: there with ``HWWATCH_TEST_LONG=1`` only."""
-    return test if os.environ.get("HWWATCH_TEST_LONG") == "1" else None
 
 
 #: Bytes of private memory that reading piece by piece may take for a while.
@@ -94,7 +88,7 @@ def five_million(path, each):
     return w.hits, w.lost, w.counted, resident() - before
 
 
-@long
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_five_million_hits_stay_in_bounds(in_child: Callable[..., Any], build: Callable[..., str]) -> None:
@@ -157,7 +151,7 @@ def exported(path, each, folder):
     return {"took": took, "rows": rows}
 
 
-@long
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_million_hits_exported(

@@ -272,7 +272,11 @@ def machine(path: str, examples: int, steps: int) -> Any:
 
 @pytest.mark.parametrize(
     ("examples", "steps"),
-    [(15, 30), pytest.param(60, 50, marks=[pytest.mark.slow, pytest.mark.timeout(400)])],
+    [
+        (15, 30),
+        pytest.param(30, 50, marks=pytest.mark.slow),
+        pytest.param(100, 50, marks=[pytest.mark.long, pytest.mark.timeout(400)]),
+    ],
 )
 def test_random_programs(
     in_child: Callable[..., Any], build: Callable[..., str], examples: int, steps: int

@@ -238,7 +238,9 @@ def births_held_up() -> Iterator[None]:
                     group.rmdir()
 
 
-@pytest.mark.parametrize("seconds", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "seconds", [2, pytest.param(5, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.long)]
+)
 @pytest.mark.parametrize("pause", [0, 1000])
 def test_thousands_of_short_lived_threads(
     in_child: Callable[..., Any], build: Callable[..., str], seconds: float, pause: int
