@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -34,10 +35,16 @@ def test_hits_of_subinterpreters(in_child: Callable[..., Any]) -> None:
             else:
                 interpreters.exec(which, text)
 
-        early = interpreters.create()
+        def create():
+            """One that shares the GIL, in which ctypes can be loaded."""
+            if name == "_interpreters":
+                return interpreters.create("legacy")
+            return interpreters.create(isolated=False)
+
+        early = create()
         w = hwwatch.watch(array[3:4])
         run(early, 1)
-        late = interpreters.create()
+        late = create()
         run(late, 2)
         for which, value in ((early, 3), (late, 4)):
             thread = threading.Thread(target=run, args=(which, value))
@@ -53,3 +60,36 @@ def test_hits_of_subinterpreters(in_child: Callable[..., Any]) -> None:
     new, functions, lost, counted = in_child(work)
     assert (new, lost, counted) == ([1, 2, 3, 4, 5, 6], 0, 6)
     assert {name.rpartition(".")[2] for name in functions[:4]} <= {"inside", "run"}
+
+
+def test_hits_of_isolated_ones(in_child: Callable[..., Any]) -> None:
+    """With a GIL of their own (3.12 and later): a call of C from each, one after the other and at once."""
+
+    def work():
+        import importlib
+
+        name = next(n for n in ("_interpreters", "_xxsubinterpreters") if importlib.util.find_spec(n))
+        interpreters = importlib.import_module(name)
+        code = "import os\ndef asks():\n    for _ in range(100):\n        os.getppid()\nasks()\n"
+        some = [interpreters.create() for _ in range(3)]
+        w = hwwatch.watch("libc!getppid", "x")
+        run = interpreters.run_string if hasattr(interpreters, "run_string") else interpreters.exec
+        run(some[0], code)
+        threads = [threading.Thread(target=run, args=(which, code)) for which in some[1:]]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for which in some:
+            interpreters.destroy(which)
+        os.getppid()
+        w.enabled = False
+        frame = w.timeline()
+        functions = frame.function.astype(str)
+        mine = frame[functions.str.rpartition(".")[2].isin(["asks", "work"])]
+        return w.hits, w.lost, len(mine), mine.tid.nunique()
+
+    hits, lost, mine, tids = in_child(work)
+    assert (hits, lost) == (301, 0)
+    if sys.version_info >= (3, 12):
+        assert (mine, tids) == (301, 3)
