@@ -169,7 +169,7 @@ class Session:
         """Arm it, with its own settings where none have just been made of them."""
         self._reap()
         backend, reason = select(backend_name)
-        free = backend.slots_free()
+        free = backend.slots_free(len(watch.pieces))
         if len(watch.pieces) > free:
             raise no_slot(watch, free, armed_watches())
         if settings is None:

@@ -92,8 +92,8 @@ class Backend(Protocol):
     #: Whether the CPU's hits are counted by somebody other than the handler: only then can one be missing.
     counting: bool
 
-    def slots_free(self) -> int:
-        """Debug registers that are free on the calling thread."""
+    def slots_free(self, most: int = 4) -> int:
+        """Debug registers that are free on the calling thread; not looked for beyond `most`."""
 
     def canary(self, mode: str, nbytes: int, kernel: bool) -> None:
         """Prove by an access of that kind that traps arrive; raises CanaryError or what refused it."""

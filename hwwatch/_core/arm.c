@@ -94,7 +94,8 @@ int hww_slots_held(void)
 static int inherited_pieces(int watch, pid_t tid)
 {
     int npieces = (int)hww_watch_at(watch)->npieces;
-    int here = hww_slots_free(0), there = hww_slots_free(tid), least = HWW_MAX_PIECES - hww_slots_held();
+    int here = hww_slots_free(0, HWW_MAX_PIECES), there = hww_slots_free(tid, HWW_MAX_PIECES),
+        least = HWW_MAX_PIECES - hww_slots_held();
     if (here < 0 || there < 0)
         return here < 0 ? here : there;
     int absent = there - (here < least ? here : least);

@@ -18,15 +18,15 @@ __attribute__((noinline, aligned(16))) static void scratch_function(void)
     __asm__ volatile("");
 }
 
-/* Free debug registers of a thread (0: the caller), found by taking them all for a moment. */
-int hww_slots_free(int32_t tid)
+/* Free debug registers of a thread (0: the caller), at most so many, found by taking them for a moment. */
+int hww_slots_free(int32_t tid, int most)
 {
     static const struct hww_arm_options options = {0, 0};
-    int fds[16], count = 0, error = 0;
+    int fds[HWW_MAX_PIECES], count = 0, error = 0;
     struct perf_event_attr attr;
     hww_event_describe(&attr, HWW_WRITE, (uint64_t)scratch, 8, 0, &options, 1);
     attr.inherit = attr.inherit_thread = 0;
-    while (count < 16) {
+    while (count < most && count < HWW_MAX_PIECES) {
         long fd = syscall(SYS_perf_event_open, &attr, tid, -1, -1, PERF_FLAG_FD_CLOEXEC);
         if (fd < 0) {
             error = -errno;

@@ -14,10 +14,16 @@ struct bridge {
     int count;
 };
 
+static void bridge_disable(struct bridge *self)
+{
+    for (int i = 0; i < self->count; i++)
+        ioctl(self->fds[i], PERF_EVENT_IOC_DISABLE, 0);
+}
+
 static void bridge_close(struct bridge *self)
 {
     for (int i = 0; i < self->count; i++)
-        hww_event_close(&self->fds[i]);
+        close(self->fds[i]);
     free(self->fds);
     self->fds = NULL;
     self->count = 0;
@@ -43,8 +49,10 @@ static int bridge_try(struct bridge *self, int watch, uint32_t piece, const stru
             error = fd;
     }
     free(tids);
-    if (error)
+    if (error) {
+        bridge_disable(self);
         bridge_close(self);
+    }
     return error;
 }
 
@@ -116,8 +124,7 @@ static uint32_t change_bridged(struct change *self)
         if (bridge_open(&bridge, self->watch, p, self->options) < 0)
             break;
         self->result = change_piece(self->watch, p, self->mode, self->options, 0);
-        for (int i = 0; i < bridge.count; i++)
-            ioctl(bridge.fds[i], PERF_EVENT_IOC_DISABLE, 0);
+        bridge_disable(&bridge);
         hww_watch_settle(self->watch, 1, 1);
         bridge_close(&bridge);
         count_bridged(self->watch, p);

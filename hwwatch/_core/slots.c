@@ -202,7 +202,7 @@ int hww_watch_settle(int watch, uint32_t milliseconds, int strict)
 int hww_watch_close(int watch)
 {
     const struct timespec moment = {0, 100000};
-    hww_watch_stop(watch);
+    hww_watch_stop_once((uint32_t)watch);
     /* Bounded: a child made by a raw clone() has its parent's count, not its threads. */
     for (int tries = 0; tries < 1000 && __atomic_load_n(&holders, __ATOMIC_SEQ_CST); tries++)
         nanosleep(&moment, NULL);

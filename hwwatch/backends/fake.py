@@ -31,9 +31,9 @@ class FakeBackend:
         self._armed: dict[int, Armed] = {}
         self._counts: dict[int, list[int]] = {}
 
-    def slots_free(self) -> int:
-        """Slots not held by an armed watch."""
-        return SLOTS - sum(len(armed.request.pieces) for armed in self._armed.values())
+    def slots_free(self, most: int = SLOTS) -> int:
+        """Slots not held by an armed watch, at most `most`."""
+        return min(most, SLOTS - sum(len(armed.request.pieces) for armed in self._armed.values()))
 
     def canary(self, mode: str, nbytes: int, kernel: bool) -> None:
         """Nothing to prove; there is no kernel in it.

@@ -38,10 +38,10 @@ class PerfBackend:
     def _forked(self) -> None:
         self._lock = threading.RLock()  # another thread may have held it
 
-    def slots_free(self) -> int:
-        """Free debug registers of the calling thread, found by taking them for a moment."""
+    def slots_free(self, most: int = 4) -> int:
+        """Free debug registers of the calling thread, at most `most`, found by taking them for a moment."""
         with self._lock:
-            return check(lib.hww_slots_free(0), "asking for free debug registers")
+            return check(lib.hww_slots_free(0, most), "asking for free debug registers")
 
     def canary(self, mode: str, nbytes: int, kernel: bool) -> None:
         """Trap on a scratch location of the same mode and size.

@@ -36,10 +36,10 @@ class PtraceBackend(PerfBackend):
     name = "ptrace"
     counting = False
 
-    def slots_free(self) -> int:
+    def slots_free(self, most: int = 4) -> int:
         """Debug registers that neither hwwatch nor a debugger uses; perf events hold theirs unseen."""
         with self._lock:
-            return _check(lib.hww_registers_free(), "asking for free debug registers")
+            return min(most, _check(lib.hww_registers_free(), "asking for free debug registers"))
 
     def canary(self, mode: str, nbytes: int, kernel: bool) -> None:
         """Trap on a scratch location of the same mode and size.
