@@ -74,7 +74,7 @@ class Armed:
     """An armed request: what the backend needs to change or end it, and what really happened.
 
     `threads` have events of their own. `unsure`: so many might still have been creating others, which then
-    lack theirs. `gap`: a change of mode could not be covered.
+    lack theirs. `gap`: a change of mode could not be covered. `unreached`: processes that it did not reach.
     """
 
     index: int
@@ -83,6 +83,7 @@ class Armed:
     threads: int = 0
     unsure: int = 0
     gap: bool = False
+    unreached: tuple[str, ...] = ()
 
 
 class Backend(Protocol):

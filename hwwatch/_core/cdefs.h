@@ -215,6 +215,7 @@ struct hww_watch {
     uint64_t unfollowed;   /* [fork] children whose debug registers could not be set */
     uint64_t torn;         /* [arm] errands that ended with a thread's debug registers half set */
     uint64_t belated;      /* [arm] threads that began unseen and were armed later */
+    uint64_t taken;        /* [arm] errands that found registers changed by somebody else */
 };
 
 /* A pc behind an instruction that only writes; the bytes before it must still be the same. */
@@ -412,5 +413,6 @@ int hww_registers_modify(int watch, uint32_t mode);
 int hww_registers_free(void);
 int hww_registers_canary(uint32_t mode, uint32_t nbytes);
 int hww_registers_belated(int32_t tid);
+int hww_registers_again(void);
 int hww_registers_poked(void);
 int hww_registers_threads(int32_t *tids, uint8_t *states, int capacity);

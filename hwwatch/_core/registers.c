@@ -10,6 +10,8 @@
 
 struct hww_slot hww_slots[HWW_MAX_PIECES] = {[0 ... HWW_MAX_PIECES - 1] = {.watch = HWW_MAX_WATCHES}};
 uint32_t hww_slots_ours;
+/* What all threads were last given. */
+static struct hww_debug given;
 /* Bit w: watch w is to be dropped as soon as the lock is free. */
 static uint64_t doomed;
 /* The process that all this is about. A vfork child shares our memory, and must never be armed. */
@@ -41,6 +43,7 @@ void hww_registers_plan(struct hww_errand *errand, int32_t only)
     memset(errand, 0, sizeof *errand);
     errand->only = only;
     errand->set = 1;
+    errand->before = given;
     for (int i = 0; i < HWW_MAX_PIECES; i++)
         if (hww_slots[i].state == HWW_SLOT_ON)
             hww_registers_describe(&errand->want, i, &hww_slots[i]);
@@ -64,6 +67,10 @@ int hww_registers_run(struct hww_errand *errand)
     int error = hww_tracer_run(errand);
     if (error == -ECHILD && errand->set)
         note(offsetof(struct hww_watch, torn));
+    if (errand->taken)
+        note(offsetof(struct hww_watch, taken));
+    if (errand->set && !errand->only)
+        given = errand->want;
     return error;
 }
 
@@ -201,6 +208,15 @@ int hww_registers_belated(int32_t tid)
     return error;
 }
 
+/* Set all threads' registers once more: a debugger may have changed them. */
+int hww_registers_again(void)
+{
+    hww_registers_enter();
+    int error = hww_registers_apply(0);
+    hww_registers_leave();
+    return error;
+}
+
 /* The calling thread is about to block SIGTRAP: a hit would kill from then on. */
 void hww_registers_leave_here(void)
 {
@@ -233,6 +249,7 @@ static void in_child(void)
 {
     home = (int32_t)HWW_RAW(SYS_getpid);
     doomed = 0;
+    given = (struct hww_debug){{0}, 0};
     hww_slots_ours = 0;
     for (int i = 0; i < HWW_MAX_PIECES; i++) {
         if (hww_slots[i].state == HWW_SLOT_FREE)

@@ -96,7 +96,7 @@ int hww_watch_claim(uint32_t mode, uint32_t npieces, const struct hww_piece *pie
         HWW_STORE(&watch->first, watch->generation);
         HWW_STORE(&watch->hardware, watch->generation);
         watch->seen = watch->tickets = watch->filtered = 0;
-        watch->unfollowed = watch->torn = watch->belated = 0;
+        watch->unfollowed = watch->torn = watch->belated = watch->taken = 0;
         watch->recorded = watch->dropped = watch->late = watch->refused = watch->inferred = 0;
         for (int p = 0; p < HWW_MAX_PIECES; p++)
             watch->accounted[p] = watch->guessed[p] = watch->nested[p] = watch->retired[p] = 0;

@@ -216,7 +216,7 @@ int hww_tracer_run(struct hww_errand *errand)
             hww_traced[i].state = HWW_THREAD_UNSEEN;
     for (int killed = 0, sent = 0; killed < HELPERS && sent < 64; sent++) {
         errand->error = errand->error_tid = 0;
-        errand->armed = 0;
+        errand->armed = errand->taken = 0;
         int result = send_helper();
         if (result <= 0)
             return result ? result : errand->error;

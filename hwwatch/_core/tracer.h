@@ -26,10 +26,12 @@ struct hww_errand {
     uint32_t set;   /* 0: only look */
     uint32_t ours;  /* bit i: register i is ours, whatever a thread holds in it */
     struct hww_debug want;
+    struct hww_debug before;           /* what armed threads hold, unless somebody has changed it */
     uint64_t found;                    /* out: the control registers met, or'ed */
     int32_t error;                     /* out: -errno of the first thread that could not be set */
     int32_t error_tid;                 /* out */
     uint32_t armed;                    /* out: threads that were set */
+    uint32_t taken;                    /* out: threads whose registers somebody had changed */
     void (*meanwhile)(void *argument); /* to be called while all threads but `only` stand still (hold.c) */
     void *argument;
     uint32_t done;  /* out: it was */

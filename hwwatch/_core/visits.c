@@ -132,6 +132,20 @@ static long set_registers(int32_t tid, const struct hww_errand *errand, const st
     return error;
 }
 
+/* Whether a thread holds what it was given; a debugger may have put something else there. */
+static int holds(int32_t tid, uint64_t control, const struct hww_debug *given)
+{
+    for (int i = 0; i < HWW_MAX_PIECES; i++) {
+        uint64_t there = 0, bits = ENABLED(i) | FIELDS(i);
+        if (!(given->control & ENABLED(i)))
+            continue;
+        if ((control & bits) != (given->control & bits) || peek_register(tid, i, &there) ||
+            there != given->address[i])
+            return 0;
+    }
+    return 1;
+}
+
 /* Whether a hit has been signalled that the thread has not handled. */
 static int trap_pending(int32_t tid)
 {
@@ -197,6 +211,7 @@ static void visit_stopped(struct hww_traced *thread, int status)
     errand->found |= control;
     if (errand->set) {
         uint32_t counter = (uint32_t)thread->tid % HWW_TRAP_COUNTERS;
+        errand->taken += thread->state == HWW_THREAD_ARMED && !holds(thread->tid, control, &errand->before);
         long error = set_registers(thread->tid, errand, deaf ? &none : &errand->want);
         thread->seen = HWW_LOAD(&hww_traps_done[counter]);
         thread->in_flight = signal == SIGTRAP || trap_pending(thread->tid) ||

@@ -15,10 +15,11 @@ from dataclasses import replace
 
 from hwwatch import native
 from hwwatch.backends.perf import CORE_MODE, WORDS, PerfBackend, claimed
+from hwwatch.code.maps import Maps
 from hwwatch.coverages import threads
 from hwwatch.errors import CanaryError, HwwatchError, NoSlotError, NotSupported, PermissionRefused
 from hwwatch.native import check, ffi, lib
-from hwwatch.processes import tracers
+from hwwatch.processes import descendants, process, tracers
 from hwwatch.types import Armed, ArmRequest
 
 _REASONS = {
@@ -35,6 +36,10 @@ class PtraceBackend(PerfBackend):
 
     name = "ptrace"
     counting = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._debugged = False  # when it was asked last
 
     def slots_free(self, most: int = 4) -> int:
         """Debug registers that neither hwwatch nor a debugger uses; perf events hold theirs unseen."""
@@ -85,6 +90,7 @@ class PtraceBackend(PerfBackend):
         report = ffi.new("struct hww_arm_report *")
         with self._lock:
             check(lib.hww_trap_open(), "installing the SIGTRAP handler")
+            _refuse_stack(request)
             with claimed(request) as index:
                 lib.hww_watch_publish(index)
                 code = lib.hww_registers_open(index, options, report)
@@ -115,10 +121,13 @@ class PtraceBackend(PerfBackend):
                 _check(lib.hww_registers_enable(armed.index, int(on)), "switching a watch on or off")
 
     def modify(self, armed: Armed, mode: str) -> Armed:
-        """Change the registers of each thread while it stands still."""
+        """Change the registers of each thread while it stands still; children's cannot be reached."""
         with self._lock:
             generation = _check(lib.hww_registers_modify(armed.index, CORE_MODE[mode]), "changing the mode")
-        return replace(armed, generation=generation, request=replace(armed.request, mode=mode))
+        request, unreached = replace(armed.request, mode=mode), armed.unreached
+        if request.follow_fork and "w" in (mode, armed.request.mode):
+            unreached = tuple(str(process(pid)) for pid in descendants(os.getpid())) or unreached
+        return replace(armed, generation=generation, request=request, unreached=unreached)
 
     def counts(self, armed: Armed) -> tuple[int, ...]:
         """What the handler has seen, and had no room for: nobody else counts."""
@@ -140,6 +149,7 @@ class PtraceBackend(PerfBackend):
         with self._lock:
             if not self._current(armed):
                 return {}
+            self._set_again()
             alive = threads()
             states = _states()
             for thread in alive:
@@ -154,6 +164,12 @@ class PtraceBackend(PerfBackend):
             if known[thread.tid] not in (lib.HWW_THREAD_ARMED, lib.HWW_THREAD_ENDED)
         }
 
+    def _set_again(self) -> None:
+        """After a debugger has left: it may have changed debug registers, and has its own cleared."""
+        debugged, self._debugged = self._debugged, bool(tracers())
+        if debugged and not self._debugged:
+            lib.hww_registers_again()
+
     def notes(self, armed: Armed) -> tuple[str, ...]:
         """What may have been missed for a while: half-set threads, late ones, children."""
         if not self._current(armed):
@@ -166,9 +182,35 @@ class PtraceBackend(PerfBackend):
             )
         if entry.belated:
             found.append(f"{entry.belated} threads began unseen: they are armed, but were not from the start")
+        if entry.taken:
+            found.append(
+                "a debugger had put something else into its debug registers: hits were missed until these "
+                "were set again"
+            )
+        for pid, name in tracers():
+            found.append(f"{name} ({pid}) is attached: it may put something else into debug registers")
+        if armed.unreached:
+            found.append(
+                "its mode was changed after forked children were born, whose registers keep the mode before: "
+                + ", ".join(armed.unreached)
+            )
         if entry.unfollowed:
             found.append(f"{entry.unfollowed} forked children could not be armed")
         return tuple(found)
+
+
+def _refuse_stack(request: ArmRequest) -> None:
+    """A hit while a thread blocks SIGTRAP kills, and the C library does so while it uses its stack."""
+    for mapping in Maps.read() if request.mode != "x" else ():
+        if mapping.path == "[stack]" and any(
+            mapping.start <= piece.address < mapping.end for piece in request.pieces
+        ):
+            raise NotSupported(
+                "the ptrace backend does not watch the main thread's stack: the C library uses it while it "
+                "blocks SIGTRAP, and a hit then would kill the process.",
+                hint="Watch memory of the heap, or have perf allowed: see `hwwatch.doctor()`.",
+                slug="stack",
+            )
 
 
 def _states() -> dict[int, int]:

@@ -23,6 +23,9 @@ MODES = ("watch writes", "watch reads and writes", "watch reads", "watch executi
 #: Denials are about perf; another backend may do without.
 PERF = {"HWWATCH_BACKEND": "perf"}
 
+# What the doctor says where perf_event_open is refused: test_denied.py.
+pytestmark = pytest.mark.perf
+
 InChild = Callable[..., Any]
 
 

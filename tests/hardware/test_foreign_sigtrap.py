@@ -286,6 +286,7 @@ void by_system_call(int number)
 """
 
 
+@pytest.mark.perf  # a trap by ptrace's registers that finds no handler kills: force_sig_fault
 def test_stolen_handler_is_told_and_taken_back(
     in_child: Callable[..., Any], build: Callable[..., str]
 ) -> None:

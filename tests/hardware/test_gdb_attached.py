@@ -90,6 +90,7 @@ def leave(gdb: Any) -> None:
     gdb.close()
 
 
+@pytest.mark.perf
 def test_hits_before_during_and_after(watched: Watched) -> None:
     """With the line that the README names, gdb hands our signal on."""
     watched.do("w = hwwatch.watch(a[3:4])")
@@ -105,6 +106,7 @@ def test_hits_before_during_and_after(watched: Watched) -> None:
     assert watched.do("print(w.hits, w.lost, v.hits, v.lost)") == "52 0 3 0"
 
 
+@pytest.mark.perf
 def test_error_names_who_holds_the_registers(watched: Watched) -> None:
     watched.do("w = hwwatch.watch(a[3:4], name='mine')")
     gdb = attach(
@@ -126,6 +128,7 @@ def test_error_names_who_holds_the_registers(watched: Watched) -> None:
     assert watched.do("print(w.hits, w.lost)") == "2 0"
 
 
+@pytest.mark.perf
 def test_watchpoints_of_both(watched: Watched) -> None:
     """gdb's own watchpoint stops in gdb, ours is recorded."""
     watched.do("w = hwwatch.watch(a[3:4])")
@@ -148,3 +151,44 @@ def test_watchpoints_of_both(watched: Watched) -> None:
     leave(gdb)
     watched.do("a[3] = 2")
     assert watched.do("print(w.hits, w.lost)") == "2 0"
+
+
+@pytest.mark.ptrace
+def test_registers_of_ptrace_that_gdb_takes_over(watched: Watched) -> None:
+    """While gdb is attached nothing can be changed; what it has cleared is told, and set again."""
+    watched.do("w = hwwatch.watch(a[3:4], name='mine')")
+    watched.do("a[3] = 1")
+    gdb = attach(
+        watched,
+        "handle SIGTRAP nostop noprint pass",
+        *(f"watch *(long *) {watched.address + 80 + 8 * i}" for i in range(4)),
+        "continue",
+    )
+    gdb.expect("Continuing")
+    assert f"this process is traced by gdb (pid {gdb.pid})" in watched.do("hwwatch.watch(a[40:41])")
+    attached = f"gdb ({gdb.pid}) is attached: it may put something else into debug registers"
+    assert attached in watched.do("print(hwwatch.coverage().problems)")
+    watched.do("a[3] = 2")
+    leave(gdb)
+    assert "a debugger had put something else" in watched.do("print(hwwatch.coverage().problems)")
+    watched.do("a[3] = 3")
+    watched.do("v = hwwatch.watch(a[40:41])")
+    watched.do("a[40] = 4")
+    assert watched.do("print(w.timeline().new.tolist()[-1], v.hits)") == "3.0 1"
+
+
+@pytest.mark.ptrace
+def test_registers_that_changed_unseen_are_told_at_the_next_change(watched: Watched) -> None:
+    watched.do("w = hwwatch.watch(a[3:4], name='mine')")
+    gdb = attach(
+        watched,
+        "handle SIGTRAP nostop noprint pass",
+        *(f"watch *(long *) {watched.address + 80 + 8 * i}" for i in range(4)),
+        "continue",
+    )
+    gdb.expect("Continuing")
+    leave(gdb)
+    watched.do("v = hwwatch.watch(a[40:41])")
+    assert "a debugger had put something else" in watched.do("print(hwwatch.coverage().problems)")
+    watched.do("a[3] = 3")
+    assert watched.do("print(w.hits, v.hits)") == "1 0"

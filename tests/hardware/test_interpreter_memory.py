@@ -151,6 +151,7 @@ def test_handlers_own_ring(in_child: Callable[..., Any], mode: str) -> None:
     assert found == {"counted": [10_000, 10_000, 0], "ring": 0}
 
 
+@pytest.mark.perf  # ptrace refuses stacks
 def test_stack_bytes_under_the_signal_frame(in_child: Callable[..., Any], build: Callable[..., str]) -> None:
     """Stack memory below the stack pointer, where the kernel writes the signal frame of the next trap."""
 

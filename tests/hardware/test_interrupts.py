@@ -83,12 +83,13 @@ def test_interrupts_at_random(in_child: Callable[..., Any]) -> None:
 @pytest.mark.parametrize("place", ["watch", "disarm", "mode", "unwatch"])
 def test_interrupt_amid_a_change_comes_after_it(in_child: Callable[..., Any], place: str) -> None:
     def work(place):
-        import hwwatch.backends.perf as perf
+        from hwwatch.backends.select import select
 
+        kind = type(select("auto").backend)
         array = np.zeros(8)
         w = None if place == "watch" else hwwatch.watch(array[3:4])
         inner = {"watch": "arm", "disarm": "disarm", "unwatch": "disarm", "mode": "modify"}[place]
-        real = getattr(perf.PerfBackend, inner)
+        real = getattr(kind, inner)
         steps = []
 
         def amid(self, *arguments):
@@ -100,7 +101,7 @@ def test_interrupt_amid_a_change_comes_after_it(in_child: Callable[..., Any], pl
             steps.append("done")
             return answer
 
-        setattr(perf.PerfBackend, inner, amid)
+        setattr(kind, inner, amid)
         try:
             if place == "watch":
                 hwwatch.watch(array[3:4])
@@ -111,7 +112,7 @@ def test_interrupt_amid_a_change_comes_after_it(in_child: Callable[..., Any], pl
             steps.append("not interrupted")
         except KeyboardInterrupt:
             steps.append("interrupted")
-        setattr(perf.PerfBackend, inner, real)
+        setattr(kind, inner, real)
         array[3] = 1
         float(array[3])
         return steps, [(w.armed, w.mode, w.hits) for w in hwwatch.watches()]
@@ -126,9 +127,10 @@ def test_the_programs_own_handler_is_called(in_child: Callable[..., Any]) -> Non
     def work():
         seen = []
         signal.signal(signal.SIGINT, lambda number, frame: seen.append((number, frame is not None)))
-        import hwwatch.backends.perf as perf
+        from hwwatch.backends.select import select
 
-        real = perf.PerfBackend.arm
+        kind = type(select("auto").backend)
+        real = kind.arm
 
         def amid(self, request):
             os.kill(os.getpid(), signal.SIGINT)
@@ -137,7 +139,7 @@ def test_the_programs_own_handler_is_called(in_child: Callable[..., Any]) -> Non
             seen.append("armed")
             return real(self, request)
 
-        perf.PerfBackend.arm = amid
+        kind.arm = amid
         w = hwwatch.watch(np.zeros(1))
         return seen, w.armed, signal.getsignal(signal.SIGINT).__name__
 

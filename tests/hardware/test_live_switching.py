@@ -230,6 +230,7 @@ def test_with_all_registers_taken_the_threads_are_held(
     assert (counted, hits, lost) == (done[:, 0].sum(), done[:, 0].sum(), 0)
 
 
+@pytest.mark.perf  # ptrace must stop them to set their registers
 def test_threads_that_sleep_are_not_woken(session: Any, library: ctypes.CDLL) -> None:
     """Nor do those that often wait for a moment see EINTR, which no signal of theirs explains."""
     value = np.zeros(4, np.int64)
@@ -504,6 +505,7 @@ def test_recorded_hits_stay(session: Any) -> None:
         assert (watch.hits, watch.counted, watch.lost) == (1, 1, 0)
 
 
+@pytest.mark.perf  # ptrace cannot reach children, and says so
 def test_inherited_events_change_too(in_child: Callable[..., Any]) -> None:
     """A forked child's accesses follow the parent's switch."""
 

@@ -54,7 +54,7 @@ long end(void)
 """
 
 
-@pytest.mark.parametrize("backend", ["perf", "ptrace"])
+@pytest.mark.parametrize("backend", [pytest.param("perf", marks=pytest.mark.perf), "ptrace"])
 def test_no_deadlock(in_child: Callable[..., Any], build: Callable[..., str], backend: str) -> None:
     def work(backend, path, one, other):
         library, array = ctypes.CDLL(path), np.zeros(8)

@@ -504,3 +504,37 @@ def test_no_more_than_four(traced: Any) -> None:
     fifth = traced.watch(values[4:])
     values[4] = 9
     assert fifth.hits == 1
+
+
+def test_the_stack_is_refused(traced: Any, load: Callable[..., ctypes.CDLL]) -> None:
+    """The C library blocks SIGTRAP while it uses it, as in posix_spawn: a hit then would kill."""
+    library = load("void *below(void) { return __builtin_frame_address(0) - 900; }")
+    library.below.restype = ctypes.c_void_p
+    with pytest.raises(hwwatch.NotSupported, match=r"does not watch the main thread's stack.*\[stack\]"):
+        traced.watch(library.below() & ~7, nbytes=8, name="stack")
+
+
+def test_children_keep_the_mode_they_were_born_with(in_child: Callable[..., Any]) -> None:
+    """Their registers cannot be reached: the coverage says so."""
+
+    def work():
+        value = np.zeros(1, np.int64)
+        watch = hwwatch.watch(value, backend="ptrace")
+        ready, go = os.pipe(), os.pipe()
+        child = os.fork()
+        if not child:
+            os.write(ready[1], b"x")
+            os.read(go[0], 1)
+            value[0] = 1
+            int(value[0])
+            os._exit(0)
+        os.read(ready[0], 1)
+        watch.mode = "rw"
+        problems = hwwatch.coverage().problems
+        os.write(go[1], b"x")
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return code, child, problems, watch.timeline().access.tolist(), watch.coverage.full
+
+    code, child, problems, accesses, full = in_child(work)
+    assert (code, accesses, full) == (0, ["write"], False)
+    assert any("whose registers keep the mode before" in text and f"({child})" in text for text in problems)

@@ -147,6 +147,7 @@ def test_every_store_around_four_bytes(session: Any, library: ctypes.CDLL, size:
     assert (watch.hits >= watch.counted, watch.lost) == (True, 0)
 
 
+@pytest.mark.perf  # ptrace refuses stacks
 def test_spawn_with_each_word_of_the_stack_watched(
     in_child: Callable[..., Any], build: Callable[..., str]
 ) -> None:

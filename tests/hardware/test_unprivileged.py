@@ -98,6 +98,7 @@ int deny(int number, int error)
 EPERM, EACCES, ENOSYS = 1, 13, 38
 
 
+@pytest.mark.perf
 @pytest.mark.parametrize(
     ("error", "kind", "name"),
     [
