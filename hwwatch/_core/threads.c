@@ -130,9 +130,13 @@ int hww_birth_possible(struct hww_birth *self, pid_t tid)
     ssize_t got = read_task(tid, "stat", text, sizeof text);
     const char *state = got > 0 ? strrchr(text, ')') : NULL; /* tid (name) state … */
     char letter = state && state[1] == ' ' ? state[2] : 0;
-    uint64_t now = cpu_time(tid);
-    if (!now || got == -ENOENT || got == -ESRCH || (letter && !strchr("RD", letter)) ||
+    if (got == -ENOENT || got == -ESRCH || (letter && !strchr("RD", letter)) ||
         (letter == 'D' && !waits_in_clone(tid))) {
+        self->left = 0;
+        return 0;
+    }
+    uint64_t now = cpu_time(tid);
+    if (!now) { /* it has ended */
         self->left = 0;
         return 0;
     }
