@@ -96,7 +96,7 @@ def works() -> dict[str, tuple[Callable[[], object], int]]:
         space.sort()
 
     return {
-        LOOP: (loop, 2),
+        LOOP: (loop, 40),
         ALIGNED: (partial(np.add, source, 1.0, out=level), 300),
         SKEWED: (partial(np.add, source, 1.0, out=skewed), 300),
         SORT: (sort, 4),
