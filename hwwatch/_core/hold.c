@@ -40,7 +40,8 @@ static uint64_t runs(int32_t tid)
     char text[96];
     uint64_t number = 0;
     int column = 0;
-    hww_task_read(tid, "schedstat", text, sizeof text);
+    if (hww_task_read(tid, "schedstat", text, sizeof text) <= 0)
+        return 0;
     for (const char *at = text; *at && *at != '\n'; at++) {
         column += *at == ' ';
         if (column == 2 && *at != ' ')

@@ -10,7 +10,7 @@
 
 struct hww_slot hww_slots[HWW_MAX_PIECES] = {[0 ... HWW_MAX_PIECES - 1] = {.watch = HWW_MAX_WATCHES}};
 uint32_t hww_slots_ours;
-/* What all threads were last given. */
+/* What all armed threads hold; nothing where that is not sure. */
 static struct hww_debug given;
 /* Bit w: watch w is to be dropped as soon as the lock is free. */
 static uint64_t doomed;
@@ -70,7 +70,7 @@ int hww_registers_run(struct hww_errand *errand)
     if (errand->taken)
         note(offsetof(struct hww_watch, taken));
     if (errand->set && !errand->only)
-        given = errand->want;
+        given = error ? (struct hww_debug){{0}, 0} : errand->want;
     return error;
 }
 

@@ -80,6 +80,14 @@ def attach(watched: Watched, *commands: str) -> Any:
     return gdb
 
 
+def attach_and_watch(watched: Watched, count: int) -> Any:
+    """gdb with so many watchpoints of its own, a[10] and on, and the program running under it."""
+    places = (f"watch *(long *) {watched.address + 80 + 8 * i}" for i in range(count))
+    gdb = attach(watched, "handle SIGTRAP nostop noprint pass", *places, "continue")
+    gdb.expect("Continuing")
+    return gdb
+
+
 def leave(gdb: Any) -> None:
     gdb.sendintr()
     gdb.expect_exact("(gdb) ")
@@ -109,13 +117,7 @@ def test_hits_before_during_and_after(watched: Watched) -> None:
 @pytest.mark.perf
 def test_error_names_who_holds_the_registers(watched: Watched) -> None:
     watched.do("w = hwwatch.watch(a[3:4], name='mine')")
-    gdb = attach(
-        watched,
-        "handle SIGTRAP nostop noprint pass",
-        *(f"watch *(long *) {watched.address + 80 + 8 * i}" for i in range(3)),
-        "continue",
-    )
-    gdb.expect("Continuing")
+    gdb = attach_and_watch(watched, 3)
     text = watched.do("hwwatch.watch(a[40:41])")
     assert text.startswith("refused cannot watch")
     assert f"0 free; taken by mine (1) and 3 by gdb (pid {gdb.pid})" in text
@@ -158,13 +160,7 @@ def test_registers_of_ptrace_that_gdb_takes_over(watched: Watched) -> None:
     """While gdb is attached nothing can be changed; what it has cleared is told, and set again."""
     watched.do("w = hwwatch.watch(a[3:4], name='mine')")
     watched.do("a[3] = 1")
-    gdb = attach(
-        watched,
-        "handle SIGTRAP nostop noprint pass",
-        *(f"watch *(long *) {watched.address + 80 + 8 * i}" for i in range(4)),
-        "continue",
-    )
-    gdb.expect("Continuing")
+    gdb = attach_and_watch(watched, 4)
     assert f"this process is traced by gdb (pid {gdb.pid})" in watched.do("hwwatch.watch(a[40:41])")
     attached = f"gdb ({gdb.pid}) is attached: it may put something else into debug registers"
     assert attached in watched.do("print(hwwatch.coverage().problems)")
@@ -180,13 +176,7 @@ def test_registers_of_ptrace_that_gdb_takes_over(watched: Watched) -> None:
 @pytest.mark.ptrace
 def test_registers_that_changed_unseen_are_told_at_the_next_change(watched: Watched) -> None:
     watched.do("w = hwwatch.watch(a[3:4], name='mine')")
-    gdb = attach(
-        watched,
-        "handle SIGTRAP nostop noprint pass",
-        *(f"watch *(long *) {watched.address + 80 + 8 * i}" for i in range(4)),
-        "continue",
-    )
-    gdb.expect("Continuing")
+    gdb = attach_and_watch(watched, 4)
     leave(gdb)
     watched.do("v = hwwatch.watch(a[40:41])")
     assert "a debugger had put something else" in watched.do("print(hwwatch.coverage().problems)")
