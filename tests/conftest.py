@@ -273,7 +273,10 @@ def in_child() -> Iterator[Callable[..., Any]]:
             output, _ = child.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
             os.killpg(child.pid, signal.SIGKILL)
-            output, _ = child.communicate()
+            try:
+                output, _ = child.communicate(timeout=10)
+            except subprocess.TimeoutExpired:
+                output = "(a process that it left behind holds its output)"
             pytest.fail(f"the child still ran after {timeout} s; it wrote:\n{output}")
         finally:
             with contextlib.suppress(ProcessLookupError):

@@ -8,7 +8,8 @@
  *   2. It blocks all signals and is in a session of its own: neither Ctrl-C nor a stop reaches it.
  *   3. It raises no SIGCHLD (exit signal 0), and wait() does not see it (__WCLONE).
  *   4. When it is killed, the kernel lets its tracees go on (exit_ptrace), and clears and wakes the word that
- *      its parent waits at (CLONE_CHILD_CLEARTID). When its parent thread dies, it dies (PR_SET_PDEATHSIG).
+ *      its parent waits at (CLONE_CHILD_CLEARTID). When its parent thread dies, it dies (PR_SET_PDEATHSIG);
+ *      one that had died before that call says no word, which is not waited for without end.
  *   5. Under Yama it may trace us only while its parent says so (PR_SET_PTRACER), which ends with the errand.
  *   6. A thread that blocks SIGTRAP is left without registers: a hit would kill the process (force_sig). */
 #define _GNU_SOURCE
@@ -84,14 +85,25 @@ struct hww_traced *hww_traced_find(int32_t tid)
 
 /* ---- what the helper runs ---- */
 
+/* Whether the parent has said so. One that is stopped meanwhile, or does not get a CPU, finds this helper
+ * gone and sends another. */
+static int may_begin(void)
+{
+    const struct timespec patience = {0, PATIENCE};
+    for (int steps = 0; steps < STEPS && !HWW_LOAD(&hww_work.go); steps++) {
+        if ((int32_t)HWW_RAW(SYS_getppid) != hww_work.pid)
+            return 0;
+        HWW_RAW(SYS_futex, &hww_work.go, FUTEX_WAIT, 0, &patience, 0, 0);
+    }
+    return HWW_LOAD(&hww_work.go) && (int32_t)HWW_RAW(SYS_getppid) == hww_work.pid;
+}
+
 static void helper(void *argument)
 {
     (void)argument;
     HWW_RAW(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     HWW_RAW(SYS_setsid);
-    while (!HWW_LOAD(&hww_work.go))
-        HWW_RAW(SYS_futex, &hww_work.go, FUTEX_WAIT, 0, 0, 0, 0);
-    if ((int32_t)HWW_RAW(SYS_getppid) == hww_work.pid) {
+    if (may_begin()) {
         if (hww_work.errand->meanwhile)
             hww_hold_all();
         else if (hww_work.errand->only)

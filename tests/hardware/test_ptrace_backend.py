@@ -446,6 +446,36 @@ def test_helper_killed_again_and_again(in_child: Callable[..., Any]) -> None:
     assert found["last"] == [-5]
 
 
+def test_parent_killed_as_its_helper_is_born(in_child: Callable[..., Any]) -> None:
+    """No helper outlives it: it would hold the memory, the pipes and the terminal of a program that is gone."""
+
+    def work():
+        import select
+        import struct
+
+        # Killed at prctl(PR_SET_PTRACER, helper), which comes after its birth and before its errand.
+        load, equal, give = 0x20, 0x15, 0x06  # linux/bpf_common.h
+        rows = [(load, 0, 0, 0), (equal, 0, 3, 157), (load, 0, 0, 16), (equal, 0, 1, 0x59616D61)]
+        rows += [(give, 0, 0, 0x80000000), (give, 0, 0, 0x7FFF0000)]  # SECCOMP_RET_KILL_PROCESS, _ALLOW
+        code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *row) for row in rows))
+        program = struct.pack("HxxxxxxQ", len(rows), ctypes.addressof(code))
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # the helper comes second
+            prctl = ctypes.CDLL(None).prctl
+            assert not prctl(38, *map(ctypes.c_ulong, (1, 0, 0, 0)))  # PR_SET_NO_NEW_PRIVS
+            assert not prctl(22, ctypes.c_ulong(2), program, *map(ctypes.c_ulong, (0, 0)))  # PR_SET_SECCOMP
+            hwwatch.watch(np.zeros(1, np.int64), backend="ptrace")
+            os._exit(0)
+        os.close(writer)
+        _, status = os.waitpid(child, 0)
+        ended = select.select([reader], [], [], 10)[0] and os.read(reader, 1) == b""
+        return os.WTERMSIG(status), bool(ended)
+
+    assert in_child(work) == [signal.SIGSYS, True]
+
+
 TRACER = """
 import ctypes, os, sys, time
 libc = ctypes.CDLL(None, use_errno=True)
