@@ -447,7 +447,7 @@ def test_helper_killed_again_and_again(in_child: Callable[..., Any]) -> None:
 
 
 def test_parent_killed_as_its_helper_is_born(in_child: Callable[..., Any]) -> None:
-    """No helper outlives it: it would hold the memory, the pipes and the terminal of a program that is gone."""
+    """No helper outlives it: it would hold memory and pipes of a program that is gone."""
 
     def work():
         import select
