@@ -14,16 +14,26 @@ Run = Callable[[], float]
 Row = dict[str, Any]
 
 
-def interleave(runs: dict[str, Run], rounds: int, warm_up: bool = True) -> dict[str, list[float]]:
-    """All figures of each variant; `rounds` batches of each, after one for warming up that is left out."""
+def interleave(
+    runs: dict[str, Run], rounds: int, warm_up: bool = True, group: Callable[[str], str] = lambda name: name
+) -> dict[str, list[float]]:
+    """All figures of each variant; `rounds` batches of each, after one for warming up that is left out.
+
+    Variants of one group, by what `group` makes of their names, follow one another, so that each round can be
+    compared in itself.
+    """
     spent: dict[str, list[float]] = {name: [] for name in runs}
-    order = list(runs)
-    for name in order if warm_up else ():
+    groups: dict[str, list[str]] = {}
+    for name in runs:
+        groups.setdefault(group(name), []).append(name)
+    order = list(groups.values())
+    for name in runs if warm_up else ():
         runs[name]()
     for _ in range(rounds):
         random.shuffle(order)
-        for name in order:
-            spent[name].append(runs[name]())
+        for names in order:
+            for name in random.sample(names, len(names)):
+                spent[name].append(runs[name]())
     return spent
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import statistics
 import threading
 import time
@@ -13,14 +14,15 @@ from typing import Any
 
 import numpy as np
 import outside
-from batches import Row, Run, interleave, median, missing, row
+from batches import Row, Run, interleave, missing, row
 from floors import Setting
 from sessions import CORE, PeerError, Session
 
 import hwwatch
 
 TITLE = "Armed and not hit"
-WAYS = ("unarmed", "bare breakpoint", "hwwatch")
+#: The last: a watch that is disarmed before the work begins, with all that it leaves in memory and kernel.
+WAYS = ("unarmed", "bare breakpoint", "hwwatch", "hwwatch, disarmed")
 LOOP = "pure Python loop, 10 000 times round"
 ALIGNED, SKEWED = "NumPy add, on a cache line", "NumPy add, 16 bytes off a cache line"
 MATRIX, SORT, THREAD, SWITCH = (
@@ -29,8 +31,11 @@ MATRIX, SORT, THREAD, SWITCH = (
     "thread start",
     "a byte to a thread and back, 100 times",
 )
-#: Peers that hold a program under a hardware watchpoint; each once, the better of free and pinned.
+#: Seconds. The kernel tidies up for some 30 ms after files and events were closed, on whatever core; where
+#: cores are threads of one, as in many virtual machines, that makes the other slower by some per cent.
+SETTLE = 0.05
 COPIES = 3  # of the program that nobody watches: of two alike, one may be faster throughout
+#: Peers that hold a program under a hardware watchpoint; each once, the better of free and pinned.
 HELD = (outside.GDB_VALUES, outside.LLDB, outside.PTRACE_LOOP, outside.NO_RECORD, outside.FRIDA)
 
 
@@ -42,11 +47,27 @@ def aligned(count: int, offset: int) -> np.ndarray[Any, Any]:
 
 
 def clocked(work: Callable[[], object], times: int) -> float:
-    """ns of one of `times` calls."""
-    start = time.perf_counter_ns()
+    """ns of one of `times` calls, each with its small objects elsewhere, once the machine has settled."""
+    settled = time.perf_counter() + SETTLE
+    while time.perf_counter() < settled:
+        pass
+    spent = 0
     for _ in range(times):
+        kept = shuffled()
+        start = time.perf_counter_ns()
         work()
-    return (time.perf_counter_ns() - start) / times
+        spent += time.perf_counter_ns() - start
+        del kept
+    return spent / times
+
+
+def shuffled() -> list[object]:
+    """Objects in the way of the next ones: where these lie makes a loop up to a tenth faster or slower, and
+    would be the same throughout for each way that is measured."""
+    kept: list[object] = [[0] * (size % 16) for size in random.choices(range(64), k=random.randrange(256))]
+    kept += [float(number) for number in range(random.randrange(256))]
+    kept += [10**6 + number for number in range(random.randrange(256))]
+    return random.sample(kept, len(kept) // 2)
 
 
 def loop() -> None:
@@ -96,7 +117,7 @@ def works() -> dict[str, tuple[Callable[[], object], int]]:
         space.sort()
 
     return {
-        LOOP: (loop, 40),
+        LOOP: (loop, 120),
         ALIGNED: (partial(np.add, source, 1.0, out=level), 300),
         SKEWED: (partial(np.add, source, 1.0, out=skewed), 300),
         SORT: (sort, 4),
@@ -104,6 +125,11 @@ def works() -> dict[str, tuple[Callable[[], object], int]]:
         THREAD: (start_thread, 20),
         SWITCH: (to_and_fro, 1),
     }
+
+
+def work_of(name: str) -> str:
+    """What is done, from the name of a variant."""
+    return name.partition(":")[0]
 
 
 def inside(floor: Any) -> dict[str, Run]:
@@ -129,10 +155,17 @@ def inside(floor: Any) -> dict[str, Run]:
         hwwatch.unwatch(watch)
         return spent
 
+    def disarmed(work: Callable[[], object], times: int) -> float:
+        with hwwatch.watching(place[8:9], "w", kernel=False, backend="perf") as watch:
+            pass
+        spent = clocked(work, times)
+        hwwatch.unwatch(watch)
+        return spent
+
     return {
         f"{name}: {way}": partial(run, work, times)
         for name, (work, times) in works().items()
-        for way, run in zip(WAYS, (unarmed, bare, watched), strict=True)
+        for way, run in zip(WAYS, (unarmed, bare, watched, disarmed), strict=True)
     }
 
 
@@ -155,7 +188,7 @@ def held(setting: Setting) -> tuple[dict[str, Session], list[Row]]:
 
 
 def measure(setting: Setting) -> list[Row]:
-    """One row a work and way, µs, on one core; ``"ratio"`` is to the same work unarmed."""
+    """One row a work and way, µs, on one core; ``"ratio"``, to the same work unarmed, the rounds' median."""
     sessions, rows = held(setting)
     asked = {"idle": 20000, "thread": 20}
     outer = {
@@ -167,7 +200,7 @@ def measure(setting: Setting) -> list[Row]:
     try:
         # A thread that starts on another core takes longer, and which one it gets is chance.
         os.sched_setaffinity(0, {CORE})
-        spent = interleave({**inside(setting.floor), **outer}, setting.rounds)
+        spent = interleave({**inside(setting.floor), **outer}, setting.rounds, group=work_of)
     finally:
         os.sched_setaffinity(0, cores)
         for session in sessions.values():
@@ -175,8 +208,10 @@ def measure(setting: Setting) -> list[Row]:
                 session.close()
     own = [row(name, "µs", [value / 1000 for value in spent[name]]) for name in spent if "\n" not in name]
     for one in own:
-        one["to"] = f"{one['what'].partition(':')[0]}: {WAYS[0]}"
-        one["ratio"] = one["median"] / (median(own, one["to"]) or 1)
+        one["to"] = f"{work_of(one['what'])}: {WAYS[0]}"
+        one["ratio"] = statistics.median(
+            mine / plain for mine, plain in zip(spent[one["what"]], spent[one["to"]], strict=True)
+        )
     return own + theirs(spent) + rows
 
 
