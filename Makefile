@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SOURCES = pyproject.toml $(wildcard hwwatch/_core/*) $(shell find hwwatch -type d ! -name __pycache__)
 
-.PHONY: quickstart test quick denied stress lint bench lab binder clean
+.PHONY: quickstart test quick denied stress lint bench lab binder newer clean
 
 # Build, run the quickstart notebook without a browser, and print what it found.
 quickstart: $(VENV)/installed
@@ -47,6 +47,10 @@ lab: $(VENV)/installed
 # The build steps of binder/ in a fresh Debian root, and the quickstart there without perf events; needs root.
 binder:
 	.ci/binder
+
+# The quick part of the tests on the Pythons of Debian testing; needs root.
+newer:
+	.ci/newer
 
 $(VENV)/installed: $(SOURCES)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

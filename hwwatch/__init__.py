@@ -11,6 +11,7 @@ matplotlib nor pandas.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -98,18 +99,17 @@ _LAZY = {
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        from importlib import import_module
-
-        return getattr(import_module(_LAZY[name]), name)
+        return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _session(session: Session | None = None) -> Session:
     if session is not None:
         return session
-    from hwwatch.sessions import default_session
-
-    return default_session()
+    # No import statement, which would call what may be watched, such as strlen.
+    sessions = sys.modules.get("hwwatch.sessions") or importlib.import_module("hwwatch.sessions")
+    found: Session = sessions.default_session()
+    return found
 
 
 def watch(
@@ -251,9 +251,7 @@ def locate(expression: str, namespace: Mapping[str, Any] | None = None) -> Targe
 
 def watches(*, session: Session | None = None) -> list[Watch]:
     """All watches, armed or not, in order of id."""
-    from hwwatch.displays import WatchList
-
-    return WatchList(_session(session).watches())
+    return _session(session).watches()
 
 
 def unwatch(*which: Watch | int | str, session: Session | None = None) -> None:

@@ -52,11 +52,13 @@ _FIXED: dict[tuple[int, int], dict[str, int]] = {
         "code_bytecode": 192,
     },
 }
-# The sections of _Py_DebugOffsets that come before and include those needed, each with its fields in order.
-_SECTIONS_3_13: dict[str, int] = {"runtime": 3, "interpreter": 13}
-_SECTIONS_3_14: dict[str, int] = {"runtime": 3, "interpreter": 16}
-_FRAME_FIELDS_3_13 = 6
-_FRAME_FIELDS_3_14 = 8
+# How many numbers the sections of _Py_DebugOffsets have: runtime, interpreter, thread (with what comes before
+# the next), frame. The code object's follow. For a version that is not here, the one before it is tried.
+_SECTIONS: dict[tuple[int, int], tuple[int, int, int, int]] = {
+    (3, 13): (3, 13, 9, 6),
+    (3, 14): (3, 16, 9, 8),
+    (3, 15): (3, 16, 17, 8),
+}
 
 
 def _published() -> dict[str, int]:
@@ -70,12 +72,14 @@ def _published() -> dict[str, int]:
         raise ValueError(f"debug offsets are of version {version:#x}")
     if free_threaded:
         raise ValueError("free-threaded builds keep bytecode per thread")
-    later = sys.version_info >= (3, 14)
-    at = 2 + sum((_SECTIONS_3_14 if later else _SECTIONS_3_13).values())
-    thread = values[at : at + 9]
-    at += 9
-    frame = values[at : at + 6]
-    at += _FRAME_FIELDS_3_14 if later else _FRAME_FIELDS_3_13
+    runtime, interpreter, threads, frames = max(
+        (known, sizes) for known, sizes in _SECTIONS.items() if known <= sys.version_info[:2]
+    )[1]
+    at = 2 + runtime + interpreter
+    thread = values[at : at + threads]
+    at += threads
+    frame = values[at : at + frames]
+    at += frames
     code = values[at : at + 10]
     return {
         "tstate_frame": thread[4],
@@ -83,7 +87,7 @@ def _published() -> dict[str, int]:
         "frame_code": frame[2],
         "frame_instruction": frame[3],
         "frame_owner": frame[5],
-        "first_foreign_owner": 3,  # 3.13: CSTACK; 3.14: INTERPRETER, CSTACK
+        "first_foreign_owner": 3,  # 3.13: CSTACK; 3.14: INTERPRETER, CSTACK; 3.15: INTERPRETER
         "code_filename": code[1],
         "code_qualname": code[3],
         "code_linetable": code[4],

@@ -32,7 +32,7 @@ from hwwatch.errors import HwwatchError, NoSlotError, NotSupported, PermissionRe
 from hwwatch.ledgers import Ledger
 from hwwatch.native import lib
 from hwwatch.policies import resolve
-from hwwatch.quiet import lock, uninterrupted
+from hwwatch.quiet import lock, own, uninterrupted
 from hwwatch.records import clock_offset
 from hwwatch.settings import check_limit, check_on_hit, check_undo, compile_for, settings_of, wanted_bytes
 from hwwatch.types import ArmRequest, Backend, Policy
@@ -82,6 +82,7 @@ class Session:
 
     # arming
 
+    @own
     def watch(
         self,
         target: Any,
@@ -329,7 +330,7 @@ class Session:
             if home.is_news(renamed := home.renamed):
                 notes.append(f"{renamed}; watch it again to follow the name")
             for note in notes:
-                warnings.warn(f"{watch.name}: {note}.", RuntimeWarning, stacklevel=3)
+                warnings.warn(f"{watch.name}: {note}.", RuntimeWarning, stacklevel=4)
 
     def _verify(self, watch: Watch) -> bool:
         with self._lock:
@@ -352,11 +353,14 @@ class Session:
 
     # asking
 
+    @own
     def watches(self) -> list[Watch]:
         """All watches, armed or not, in order of id."""
+        from hwwatch.displays import WatchList
+
         self.notice()
         with self._lock:
-            return list(self._watches.values())
+            return WatchList(self._watches.values())
 
     def find(self, which: Watch | int | str) -> Watch:
         """A watch by object, id or name.
@@ -385,6 +389,7 @@ class Session:
                 watch._let_go()
                 self._watches.pop(watch.id, None)
 
+    @own
     def timeline(
         self, *which: Watch | int | str, stack: bool = False, registers: bool = False
     ) -> pd.DataFrame:
@@ -420,6 +425,7 @@ class Session:
             self._ledger, self._lock, watches, self._clock, self._reported, stack=stack, registers=registers
         )
 
+    @own
     def export(
         self,
         path: str | os.PathLike[str],
@@ -455,6 +461,7 @@ class Session:
             total = self._ledger.ring().committed() - self._ledger.start
         return write(track(frames, total, f"export to {file.name}"), file, overwrite=overwrite)
 
+    @own
     def plot(self, *which: Watch | int | str, **options: Any) -> Axes:
         """Draw all hits, or those of some watches; see `hwwatch.plot`."""
         frame: Any = self.timeline(*which)
@@ -471,7 +478,7 @@ class Session:
                 f"{dropped} hits are lost for want of room; `hwwatch.clear()` makes some, "
                 "`hwwatch.storage(…)` sets how much there is.",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         return coverage.to_dict()
 
@@ -503,6 +510,7 @@ class Session:
         with self._lock:
             return self._ledger.tally(watch, patience=0).hits
 
+    @own
     def coverage(self) -> Coverage:
         """What is and what is not being seen; see `hwwatch.coverage`."""
         self.notice()

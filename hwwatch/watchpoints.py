@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwwatch.policies import describe
+from hwwatch.quiet import own
 from hwwatch.targets.homes import Home
 from hwwatch.targets.model import Piece, Target
 from hwwatch.types import Armed, Policy
@@ -267,6 +268,7 @@ class Watch:
         """Its hits as a DataFrame; see `hwwatch.timeline`."""
         return self._session.timeline(self, stack=stack, registers=registers)
 
+    @own
     def __repr__(self) -> str:
         tally = self._session._tally(self)
         lost = f", {tally.lost} lost" if tally.lost else ""
@@ -279,6 +281,7 @@ class Watch:
             f"slot{'s' if self.slots != 1 else ''}, backend {self.backend}: {tally.hits} hits{lost}{note}>"
         )
 
+    @own
     def _repr_html_(self) -> str:
         from hwwatch.displays import watches_html
 

@@ -379,6 +379,7 @@ int hww_name_note(int32_t tid, int32_t pid, const char *name, uint32_t given);
 
 /* thread.c */
 void hww_mute(int change);
+void hww_mute_to(int level);
 int hww_muted(void);
 
 /* action.c */

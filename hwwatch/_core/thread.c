@@ -105,6 +105,12 @@ void hww_mute(int change)
     hww_thread.muted += change;
 }
 
+/* Back to an earlier answer of hww_muted: one call, so that no signal's handler finds it half done. */
+void hww_mute_to(int level)
+{
+    hww_thread.muted = level;
+}
+
 int hww_muted(void)
 {
     return hww_thread.muted;

@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
-STORE = "void store(double *to, const double *from) { __builtin_memcpy(to, from, 16); }"
+STORE = """
+#include <emmintrin.h>
+void store(double *to, const double *from) { _mm_storeu_pd(to, _mm_loadu_pd(from)); }
+"""
 
 
 def test_one_store_of_both_halves_is_one_row(session: Any, load: Callable[..., ctypes.CDLL]) -> None:

@@ -387,3 +387,29 @@ def test_no_function_is_refused(session: Any) -> None:
         assert "\n" not in str(error.value)
     assert session.watches() == []
     assert session.coverage().slots_free == 4
+
+
+def test_own_calls_are_no_hits(in_child: Callable[..., Any]) -> None:
+    """What hwwatch does calls C functions, too, in the thread that asks for it: while a policy is in force on
+    them, most of all."""
+
+    def work():
+        libc = ctypes.CDLL(None)
+        array = np.zeros(4)
+        for name in ("strlen", "sigaction", "malloc"):
+            hwwatch.watch(getattr(libc, name), "x", name=name)
+        with hwwatch.watching(array[1:2], "w") as watch:
+            array[1] = 1
+            watch.mode = "rw"
+            watch.when = "new > 0"
+            watch.policy = "skip"
+            watch.enabled = False
+            assert watch.hits == 1
+            hwwatch.coverage()
+        hwwatch.watches()[0].disarm()
+        hwwatch.timeline(watch)
+        rows = hwwatch.timeline(stack=True)
+        own = [frames for frames in rows["stack"] if any("/hwwatch/" in frame for frame in frames or ())]
+        return watch.hits, own
+
+    assert in_child(work) == [1, []]

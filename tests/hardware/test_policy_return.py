@@ -211,3 +211,21 @@ def test_inside_a_function_is_refused(session: Any, library: ctypes.CDLL) -> Non
     with pytest.raises(hwwatch.NotSupported, match="not the entry of a function but inside careful"):
         session.watch(inside, "x", policy=hwwatch.Return(1))
     assert session.watches() == []
+
+
+def test_questions_while_strlen_returns_42(in_child: Callable[..., Any]) -> None:
+    """The first timeline imports what makes it, which must not be told that each string has 42 bytes."""
+
+    def work():
+        libc = ctypes.CDLL(None)
+        strlen = libc.strlen
+        strlen.restype, strlen.argtypes = ctypes.c_size_t, [ctypes.c_char_p]
+        watch = hwwatch.watch(strlen, "x", policy=hwwatch.Return(42), name="length")
+        assert strlen(b"hello, world") == 42
+        hits, shown, rows = watch.hits, repr(watch), watch.timeline(stack=True)
+        coverage, listed = hwwatch.coverage(), hwwatch.watches()
+        watch.policy = "continue"
+        own = [frames for frames in rows["stack"] if any("/hwwatch/" in frame for frame in frames or ())]
+        return hits >= 1, "return 42" in shown, own, len(coverage.watches), len(listed), strlen(b"hello")
+
+    assert in_child(work) == [True, True, [], 1, 1, 5]
