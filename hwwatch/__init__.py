@@ -103,12 +103,16 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+_sessions: Any = None
+
+
 def _session(session: Session | None = None) -> Session:
     if session is not None:
         return session
-    # No import statement, which would call what may be watched, such as strlen.
-    sessions = sys.modules.get("hwwatch.sessions") or importlib.import_module("hwwatch.sessions")
-    found: Session = sessions.default_session()
+    global _sessions
+    if _sessions is None:  # each further import statement would call what may be watched, such as strlen
+        _sessions = importlib.import_module("hwwatch.sessions")
+    found: Session = _sessions.default_session()
     return found
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwwatch.names import thread_names
-from hwwatch.processes import ASLEEP, descendants, runs, started_programs
+from hwwatch.processes import ASLEEP, alive_process, descendants, runs, started_programs
 
 if TYPE_CHECKING:
     from hwwatch.watchpoints import Watch
@@ -61,9 +61,12 @@ def hits_on_their_way() -> bool:
     interruptibly has been through the handler, and one that blocks SIGTRAP does not come to it.
     """
     own = threading.get_native_id()
-    if any(t.running and not t.blocks_sigtrap for t in threads() if t.tid != own):
-        return True
-    return any(runs(pid) for pid in descendants(os.getpid()))
+    try:
+        if any(t.running and not t.blocks_sigtrap for t in threads() if t.tid != own):
+            return True
+        return any(runs(pid) for pid in descendants(os.getpid()))
+    except OSError:  # no descriptor is free: nothing can be looked at
+        return False
 
 
 @dataclass(frozen=True)
@@ -355,6 +358,11 @@ def describe(
         notes.append(
             f"{watch.unsure_threads} threads waited too long for CPU or disk while it was armed: others "
             "that they may have been creating just then are not watched"
+        )
+    if watch.parent and watch.backend.startswith("perf") and not alive_process(watch.parent):
+        notes.append(
+            f"process {watch.parent}, which had armed it, has ended, and with it what its children had "
+            "inherited: they see nothing any more; `w.enabled = True` arms it here"
         )
     if watch.gap:
         notes.append(

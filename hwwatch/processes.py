@@ -36,6 +36,11 @@ def process(pid: int) -> Process:
     return Process(pid, "unknown")
 
 
+def alive_process(pid: int) -> bool:
+    """Whether it is there and has not ended; one whose end its parent has not taken note of has."""
+    return status_of(pid).get("State", "X")[0] not in "XZ"
+
+
 def tracers() -> tuple[Process, ...]:
     """Debuggers that are attached to threads of this process (proc(5), TracerPid)."""
     found = set()

@@ -193,6 +193,7 @@ class Session:
         watch._enabled, watch.stopped = True, ""
         since = time.monotonic_ns()
         watch._armed = backend.arm(request)
+        watch.parent = 0
         self._ledger.open(watch, backend, watch._armed, since)
 
     def _reap(self) -> None:
@@ -219,8 +220,11 @@ class Session:
             if armed is None:
                 return
             since = time.monotonic_ns()
-            self._backend_of(watch).disarm(armed)
-            self._ledger.close(watch, since)
+            try:
+                self._backend_of(watch).disarm(armed)
+            finally:
+                self._ledger.close(watch, since)
+                lib.hww_watch_free(armed.index, armed.generation)
 
     def _set_mode(self, watch: Watch, mode: str) -> None:
         check_mode(mode)
@@ -553,6 +557,8 @@ class Session:
     def _forget_parent(self) -> None:
         # In a forked child: the events belong to the parent.
         for watch in self._watches.values():
+            if watch._armed is not None:
+                watch.parent = int(native.shared().watches[watch._armed.index].owner)
             watch._armed = None
 
 
@@ -586,7 +592,8 @@ def default_session() -> Session:
     """The session that the module functions use."""
     global _default
     if _default is None:
-        _default = Session("default")
+        with lock:
+            _default = _default or Session("default")
     return _default
 
 
@@ -594,12 +601,13 @@ def release_signals() -> None:
     """Give SIGTRAP back, once nothing is armed and no hit is on its way."""
     if lib.hww_core_shared() == native.ffi.NULL:
         return
-    if armed_watches():
-        return
-    # A SIGTRAP that still waits in a thread would kill the process if it met the default action.
-    if not any(thread.pending_sigtrap for thread in threads()):
-        native.check(lib.hww_trap_close(), "restoring the SIGTRAP handler")
-        safepoints.uninstall()
+    with lock:  # else another thread may be arming
+        if armed_watches():
+            return
+        # A SIGTRAP that still waits in a thread would kill the process if it met the default action.
+        if not any(thread.pending_sigtrap for thread in threads()):
+            native.check(lib.hww_trap_close(), "restoring the SIGTRAP handler")
+            safepoints.uninstall()
 
 
 def _close_all() -> None:

@@ -79,6 +79,8 @@ class Watch:
         self._enabled = True
         self.kernel_note = ""
         self.last_test = ""
+        #: In a forked child: the process that had armed it, until it is armed here.
+        self.parent = 0
         #: Why it was disarmed, unless somebody asked for it.
         self.stopped = ""
         #: Exceptions that `on_hit` has raised, shown when they came.

@@ -205,7 +205,7 @@ static void settle_doubt(struct hww_thread *self, struct hww_event *event, uint3
     ioctl(fd, PERF_EVENT_IOC_DISABLE, 0);
     hww_guarded(self, touch, (void *)entry->pieces[piece].address);
     if (self->nested != (watch << 8 | piece)) { /* another watch may be on these bytes, too */
-        if (HWW_LOAD(&entry->state) != HWW_RETIRED)
+        if (!hww_watch_over(entry))
             ioctl(fd, PERF_EVENT_IOC_ENABLE, 0);
         return;
     }

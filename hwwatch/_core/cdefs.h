@@ -245,6 +245,7 @@ struct hww_shared {
     uint64_t forwarded;   /* [trap] SIGTRAPs that were not ours */
     uint64_t unexplained; /* [trap] debug exceptions without a cause, and no watched byte had changed */
     uint64_t faults;      /* [trap] faults caught while reading frames or bytes, or in a native policy */
+    uint64_t opener;      /* [read] process whose records these are to give back */
     struct hww_writer writers[4096]; /* [read] instructions known to write only, by hash of pc */
     struct hww_watch watches[64];
 };
@@ -398,6 +399,7 @@ int hww_watch_publish(int watch);
 int hww_watch_stop(int watch);
 int hww_watch_settle(int watch, uint32_t milliseconds, int strict);
 int hww_watch_close(int watch);
+void hww_watch_free(int watch, uint32_t generation);
 int hww_watch_enable(int watch, int on);
 int hww_watch_configure(int watch, const struct hww_settings *settings);
 int hww_watch_modify(int watch, uint32_t mode, const struct hww_arm_options *options, int32_t *covered);

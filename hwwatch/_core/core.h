@@ -129,6 +129,7 @@ int hww_writer_known(uint64_t pc);
 
 /* notify.c */
 void hww_notify(struct hww_thread *self);
+void hww_notify_forked(void);
 
 /* frames.c */
 
@@ -143,6 +144,13 @@ void *hww_intern_reserve(uint32_t size, uint32_t *id);
 uint32_t hww_intern_publish(uint64_t hash, uint32_t id, int (*same)(const void *entry, const void *key),
                             const void *key);
 uint64_t hww_hash(uint64_t seed, const void *data, size_t size);
+
+/* No new hits; its figures may still be asked for (HWW_RETIRED), or not (HWW_FREE). */
+static inline int hww_watch_over(const struct hww_watch *watch)
+{
+    uint32_t state = HWW_LOAD(&watch->state);
+    return state == HWW_RETIRED || state == HWW_FREE;
+}
 
 /* slots.c, for the handler: how often the kernel counted a piece in this process' events; -1: cannot tell. */
 int64_t hww_watch_counted(uint32_t watch, uint32_t piece);

@@ -9,6 +9,7 @@
 struct hww_work {
     int32_t owner;    /* of the lock, a thread id; 0: free */
     int32_t alive;    /* the helper's thread id; the kernel clears it */
+    int32_t ready;    /* the helper ends with its parent */
     int32_t go;       /* the helper may begin */
     int32_t held;     /* all threads stand still, or as many as can be made to */
     int32_t release;  /* they may go on */

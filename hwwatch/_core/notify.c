@@ -13,6 +13,12 @@ static uint32_t senders; /* handlers that are about to send one */
 static timer_t timer;
 static pid_t timer_of; /* process that has made the timer; children have none */
 
+/* In a forked child: what its parent had sent, Python has dropped there. */
+void hww_notify_forked(void)
+{
+    sent = senders = 0;
+}
+
 /* 0 ends it, and returns when no signal can come any more: its default action would kill. */
 void hww_notify_configure(uint32_t signal_number)
 {
@@ -24,7 +30,7 @@ void hww_notify_configure(uint32_t signal_number)
     if (timer_of == getpid())
         timer_delete(timer);
     timer_of = 0;
-    /* Bounded: a forked child has its parent's count, not its threads. */
+    /* Bounded: a child made by a raw clone() has its parent's count, not its threads. */
     for (int tries = 0; tries < 1000 && __atomic_load_n(&senders, __ATOMIC_SEQ_CST); tries++)
         nanosleep(&moment, NULL);
 }

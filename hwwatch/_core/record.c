@@ -12,7 +12,9 @@
  * Registers are stored as differences to the last extended record at the same pc, since a loop changes
  * few of them. */
 #define _GNU_SOURCE
+#include <signal.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "arch_x86_64.h"
 #include "core.h"
@@ -215,11 +217,26 @@ static void give_back(unsigned char *base, uint64_t slots, uint64_t from, uint64
     }
 }
 
-/* Forget the records before `to` and give their memory back. Only committed records and those of dead
+/* Whether the records are this process' to give back: it has begun the recording, or is the first to ask of
+ * those whose parent has ended. */
+static int owned(void)
+{
+    uint64_t self = (uint64_t)getpid(), opener = HWW_LOAD(&hww_region.shared->opener);
+    if (opener == self)
+        return 1;
+    return kill((pid_t)opener, 0) < 0 && errno == ESRCH &&
+           __atomic_compare_exchange_n(&hww_region.shared->opener, &opener, self, 0, __ATOMIC_ACQ_REL,
+                                       __ATOMIC_ACQUIRE);
+}
+
+/* Forget the records before `to` and give their memory back; in a forked child nothing, since its parent may
+ * not have read them. Only committed records and those of dead
  * writers may lie there, else a late writer could meet the slot's next life. */
 int hww_ring_release(uint64_t to)
 {
     struct hww_shared *shared = hww_region.shared;
+    if (!owned())
+        return 0;
     uint64_t tail = shared->tail, spill = HWW_LOAD(&shared->spill);
     if (to < tail || to > HWW_LOAD(&shared->head))
         return -EINVAL;

@@ -1,6 +1,7 @@
 /* The memory that a family of forked processes shares: counters, watch table, ring, arena. */
 #define _GNU_SOURCE
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "core.h"
 
@@ -33,6 +34,7 @@ int hww_core_open(uint64_t capacity, uint64_t arena_size)
     }
     struct hww_shared *shared = (struct hww_shared *)base;
     shared->protocol = HWW_PROTOCOL;
+    shared->opener = (uint64_t)getpid();
     shared->capacity = capacity;
     shared->arena_size = arena_size;
     shared->arena_used = 8; /* id 0 means none */

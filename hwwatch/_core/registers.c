@@ -149,7 +149,7 @@ void hww_registers_purge(void)
         if (HWW_LOAD(&hww_slots[i].state) == HWW_SLOT_FREE)
             continue;
         const struct hww_watch *watch = hww_watch_at((int)hww_slots[i].watch);
-        if (HWW_LOAD(&watch->first) != hww_slots[i].first || HWW_LOAD(&watch->state) == HWW_RETIRED)
+        if (HWW_LOAD(&watch->first) != hww_slots[i].first || hww_watch_over(watch))
             gone |= 1ull << hww_slots[i].watch;
     }
     if (!may_enter())

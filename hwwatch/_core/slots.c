@@ -66,6 +66,32 @@ struct hww_watch *hww_watch_at(int watch)
     return &hww_region.shared->watches[watch];
 }
 
+static int ended(uint32_t process)
+{
+    return process && kill((pid_t)process, 0) < 0 && errno == ESRCH;
+}
+
+/* In a forked child: events that it had inherited have gone with the process that had armed them. Registers
+ * have not. */
+static void retire_orphans(void)
+{
+    uint32_t self = (uint32_t)getpid();
+    for (uint64_t left = HWW_LOAD(&hww_active); left; left &= left - 1) {
+        uint32_t index = (uint32_t)__builtin_ctzll(left), owner = hww_watch_at((int)index)->owner;
+        if (owner != self && ended(owner) && !hww_registers_pieces(UINT32_MAX, index))
+            hww_watch_stop((int)index);
+    }
+}
+
+/* Whether an entry may begin another life. Its owner frees it once the figures are read; at need, those of
+ * processes that have ended are taken as well, first what was over by then. */
+static int claimable(const struct hww_watch *watch, uint32_t state, int need)
+{
+    if (!need || state == HWW_FREE)
+        return state == HWW_FREE;
+    return (need > 1 || state == HWW_RETIRED) && ended(watch->owner);
+}
+
 /* An unused entry, the one that was used longest ago first, so that generations live long. */
 int hww_watch_claim(uint32_t mode, uint32_t npieces, const struct hww_piece *pieces, uint32_t nframes,
                     uint32_t shared)
@@ -73,11 +99,12 @@ int hww_watch_claim(uint32_t mode, uint32_t npieces, const struct hww_piece *pie
     static uint32_t next;
     if (npieces < 1 || npieces > HWW_MAX_PIECES || mode > HWW_READ)
         return -EINVAL;
-    for (uint32_t i = 0; i < HWW_MAX_WATCHES; i++) {
+    retire_orphans();
+    for (uint32_t i = 0; i < 3 * HWW_MAX_WATCHES; i++) {
         uint32_t index = (next + i) % HWW_MAX_WATCHES;
         struct hww_watch *watch = hww_watch_at((int)index);
         uint32_t state = HWW_LOAD(&watch->state);
-        if ((state != HWW_FREE && state != HWW_RETIRED) ||
+        if (!claimable(watch, state, (int)(i / HWW_MAX_WATCHES)) ||
             !__atomic_compare_exchange_n(&watch->state, &state, HWW_CLAIMED, 0, __ATOMIC_ACQ_REL,
                                          __ATOMIC_ACQUIRE))
             continue;
@@ -215,6 +242,15 @@ int hww_watch_close(int watch)
             close(fd);
         }
     return 0;
+}
+
+/* Its last figures have been read: the entry may be used again. */
+void hww_watch_free(int watch, uint32_t generation)
+{
+    struct hww_watch *entry = hww_watch_at(watch);
+    uint32_t retired = HWW_RETIRED;
+    if (entry->owner == (uint32_t)getpid() && HWW_LOAD(&entry->generation) == generation)
+        __atomic_compare_exchange_n(&entry->state, &retired, HWW_FREE, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
 }
 
 /* Put new settings in force, for all threads and children, with one store. */

@@ -38,6 +38,7 @@ static void in_child(void)
 {
     hww_hooks_fork(1);
     hww_tracer_reset();
+    hww_notify_forked();
     hww_watch_forked();
 }
 

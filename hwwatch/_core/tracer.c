@@ -8,8 +8,8 @@
  *   2. It blocks all signals and is in a session of its own: neither Ctrl-C nor a stop reaches it.
  *   3. It raises no SIGCHLD (exit signal 0), and wait() does not see it (__WCLONE).
  *   4. When it is killed, the kernel lets its tracees go on (exit_ptrace), and clears and wakes the word that
- *      its parent waits at (CLONE_CHILD_CLEARTID). When its parent thread dies, it dies (PR_SET_PDEATHSIG);
- *      one that had died before that call says no word, which is not waited for without end.
+ *      its parent waits at (CLONE_CHILD_CLEARTID). When its parent thread dies, it dies (PR_SET_PDEATHSIG),
+ *      also by an exec. It is told to begin once it has made that call, and does not wait without end.
  *   5. Under Yama it may trace us only while its parent says so (PR_SET_PTRACER), which ends with the errand.
  *   6. A thread that blocks SIGTRAP is left without registers: a hit would kill the process (force_sig). */
 #define _GNU_SOURCE
@@ -103,6 +103,8 @@ static void helper(void *argument)
     (void)argument;
     HWW_RAW(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     HWW_RAW(SYS_setsid);
+    HWW_STORE(&hww_work.ready, 1);
+    HWW_RAW(SYS_futex, &hww_work.ready, FUTEX_WAKE, 1, 0, 0, 0);
     if (may_begin()) {
         if (hww_work.errand->meanwhile)
             hww_hold_all();
@@ -155,6 +157,14 @@ static void act_meanwhile(int32_t pid)
     HWW_RAW(SYS_futex, &hww_work.release, FUTEX_WAKE, 1, 0, 0, 0);
 }
 
+/* Not before its own end is sure to follow ours: a thread that an exec ends leaves no trace in getppid. */
+static void await_ready(void)
+{
+    const struct timespec patience = {0, PATIENCE};
+    while (!HWW_LOAD(&hww_work.ready) && HWW_LOAD(&hww_work.alive))
+        HWW_RAW(SYS_futex, &hww_work.ready, FUTEX_WAIT, 0, &patience, 0, 0);
+}
+
 enum outcome { FINISHED, KILLED, STUCK };
 
 /* One helper, one errand; or -errno. */
@@ -163,7 +173,7 @@ static int send_helper(void)
     /* Hits are handled meanwhile: a SIGTRAP that is blocked would kill. */
     uint64_t most = ~(1ull << (SIGTRAP - 1) | 1ull << (SIGSEGV - 1) | 1ull << (SIGBUS - 1)), all = ~0ull,
              mask;
-    hww_work.go = hww_work.finished = hww_work.at = hww_work.held = hww_work.release = 0;
+    hww_work.ready = hww_work.go = hww_work.finished = hww_work.at = hww_work.held = hww_work.release = 0;
     hww_visits_begin();
     hww_work.alive = 1;
     HWW_RAW(SYS_rt_sigprocmask, SIG_SETMASK, &all, &mask, 8);
@@ -175,6 +185,7 @@ static int send_helper(void)
     HWW_RAW(SYS_rt_sigprocmask, SIG_SETMASK, &most, 0, 8);
     if (pid > 0) {
         HWW_RAW(SYS_prctl, PR_SET_PTRACER, pid, 0, 0, 0); /* EINVAL where there is no Yama */
+        await_ready();
         HWW_STORE(&hww_work.go, 1);
         HWW_RAW(SYS_futex, &hww_work.go, FUTEX_WAKE, 1, 0, 0, 0);
         if (hww_work.errand->meanwhile)

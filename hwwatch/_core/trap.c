@@ -232,11 +232,11 @@ static int look_at(struct hww_thread *self, struct trap *trap, uint32_t index, s
         return 0;
     }
     int foreign = watch->mode == HWW_EXECUTE && (uint32_t)self->pid != watch->owner;
-    if (foreign && HWW_LOAD(&watch->state) == HWW_RETIRED) {
+    if (foreign && hww_watch_over(watch)) {
         hww_watch_orphaned(index);
         return 0;
     }
-    if (HWW_LOAD(&watch->state) == HWW_RETIRED)
+    if (hww_watch_over(watch))
         hww_watch_stop_once(index); /* a child may have reached its limit: it cannot reach our events */
     if (trap->poked && !hww_registers_pieces(UINT32_MAX, index))
         return 0; /* none of this process' */
@@ -479,8 +479,16 @@ int hww_trap_chain(int number, const struct sigaction *action, struct sigaction 
     return own && hww_signal_chain(own, action, before);
 }
 
+/* Give the signals back. Not in a forked child that its parent's watches still reach: the next hit would meet
+ * the default action, and kill. */
 int hww_trap_close(void)
 {
+    uint32_t self = (uint32_t)getpid();
+    for (uint64_t left = HWW_LOAD(&hww_active); left; left &= left - 1) {
+        const struct hww_watch *watch = &hww_region.shared->watches[__builtin_ctzll(left)];
+        if (watch->owner != self && !hww_watch_over(watch))
+            return 0;
+    }
     hww_hooks_guard(0);
     int trap = hww_signal_close(&trap_signal);
     int segv = hww_signal_close(&segv_signal);

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from hwwatch import native
-from hwwatch.backends.perf import CORE_MODE, claim
+from hwwatch.backends.perf import CORE_MODE, OVER, claim
 from hwwatch.errors import NoSlotError, NotSupported
 from hwwatch.native import check, ffi, lib
 from hwwatch.types import Armed, ArmRequest
@@ -88,7 +88,7 @@ class FakeBackend:
     def alive(self, armed: Armed) -> bool:
         """Whether it is still armed."""
         entry = native.shared().watches[armed.index]
-        return bool(entry.generation == armed.generation and entry.state != lib.HWW_RETIRED)
+        return bool(entry.generation == armed.generation and entry.state not in OVER)
 
     def counts(self, armed: Armed) -> tuple[int, ...]:
         """What `store` and `hit` have counted."""

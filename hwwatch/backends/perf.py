@@ -24,6 +24,10 @@ SETTLE, PATIENCE = 10, 1.0
 WORDS = {"w": "write", "rw": "read-write", "r": "read-write", "x": "execute"}
 
 
+#: States of a table entry whose watch has ended.
+OVER = (lib.HWW_RETIRED, lib.HWW_FREE)
+
+
 class PerfBackend:
     """One event for each piece and thread; threads and children born later inherit them."""
 
@@ -94,8 +98,10 @@ class PerfBackend:
         with self._lock:
             if self._current(armed):
                 lib.hww_watch_stop(armed.index)
-                self._settle(armed.index, PATIENCE)
-                lib.hww_watch_close(armed.index)
+                try:
+                    self._settle(armed.index, PATIENCE)
+                finally:
+                    lib.hww_watch_close(armed.index)
 
     @staticmethod
     def _settle(index: int, patience: float) -> None:
@@ -135,7 +141,7 @@ class PerfBackend:
 
     def alive(self, armed: Armed) -> bool:
         """Whether the table's entry still is this watch and was not ended."""
-        return self._current(armed) and native.shared().watches[armed.index].state != lib.HWW_RETIRED
+        return self._current(armed) and native.shared().watches[armed.index].state not in OVER
 
     def counts(self, armed: Armed) -> tuple[int, ...]:
         """What the event counters say, for each piece, children and ended threads included."""
@@ -191,7 +197,7 @@ def claim(request: ArmRequest) -> int:
     check(index, "entering the watch")
     error = lib.hww_watch_configure(index, request.settings)
     if error:
-        lib.hww_watch_close(index)
+        _give_back(index)
         check(error, "entering the watch's settings")
     return index
 
@@ -203,8 +209,13 @@ def claimed(request: ArmRequest) -> Iterator[int]:
     try:
         yield index
     except BaseException:
-        lib.hww_watch_close(index)
+        _give_back(index)
         raise
+
+
+def _give_back(index: int) -> None:
+    lib.hww_watch_close(index)
+    lib.hww_watch_free(index, native.shared().watches[index].generation)
 
 
 def _options(request: ArmRequest) -> Any:

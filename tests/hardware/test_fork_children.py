@@ -288,3 +288,143 @@ def test_programs_that_share_the_memory_are_named(in_child: Callable[..., Any]) 
     assert "not followed" in shared[0]
     assert (private, after) == ([], [])
     assert "programs that are started not" in text
+
+
+@pytest.mark.parametrize("how", ["close", "end"])
+def test_a_child_that_closes_its_session_is_not_killed(in_child: Callable[..., Any], how: str) -> None:
+    """It gives no SIGTRAP back while what it has inherited goes on trapping."""
+
+    def work(how):
+        array = np.zeros(8)
+        session = hwwatch.Session()
+        watch = session.watch(array[3:4])
+        child = os.fork()
+        if not child:
+            if how == "close":
+                session.close()
+                array[3] = 1
+                os._exit(0)
+
+            class Last:
+                def __del__(self):  # after atexit, by which sessions are closed
+                    array[3] = 1
+
+            sys.last_of_all = Last()
+            sys.exit()
+        _, status = os.waitpid(child, 0)
+        return os.waitstatus_to_exitcode(status), watch.timeline().new.tolist()[:1]
+
+    assert in_child(work, how) == [0, [1]]
+
+
+def test_a_childs_clear_leaves_its_parents_hits(in_child: Callable[..., Any]) -> None:
+    def work():
+        array = np.zeros(8)
+        watch = hwwatch.watch(array[3:4])
+        for i in range(50):
+            array[3] = i
+        child = os.fork()
+        if not child:
+            hwwatch.clear()
+            os._exit(len(hwwatch.timeline()))
+        _, status = os.waitpid(child, 0)
+        return os.waitstatus_to_exitcode(status), watch.hits, len(watch.timeline())
+
+    assert in_child(work) == [0, 50, 50]
+
+
+def test_children_that_never_disarm_leave_room(in_child: Callable[..., Any]) -> None:
+    """The watch table has 64 entries for the whole family."""
+
+    def work():
+        array = np.zeros(8)
+        with hwwatch.watching(array[3:4]):
+            pass
+        for i in range(70):
+            child = os.fork()
+            if not child:
+                hwwatch.watch(array[3:4])
+                array[3] = i
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+        with hwwatch.watching(array[3:4]) as watch:
+            array[3] = -1
+        return watch.timeline().new.tolist()
+
+    assert in_child(work) == [-1]
+
+
+@pytest.mark.perf
+def test_told_where_the_process_that_armed_it_has_ended(in_child: Callable[..., Any]) -> None:
+    """The kernel takes inherited events away with those of the parent; here the child arms its own."""
+
+    def work():
+        reader, writer = os.pipe()
+        middle = os.fork()
+        if not middle:
+            array = np.zeros(8)
+            watch = hwwatch.watch(array[3:4])
+            middle = os.getpid()
+            if os.fork():
+                os._exit(0)
+            while os.getppid() == middle:
+                time.sleep(0.01)
+            array[3] = 1
+            told = [problem for problem in hwwatch.coverage().problems if "has ended" in problem]
+            watch.enabled = True
+            array[3] = 2
+            new = watch.timeline().new.tolist()
+            again = [problem for problem in hwwatch.coverage().problems if "has ended" in problem]
+            os.write(writer, json.dumps([len(told), new, len(again)]).encode())
+            os._exit(0)
+        os.close(writer)
+        os.waitpid(middle, 0)
+        with os.fdopen(reader) as file:
+            return json.loads(file.read())
+
+    told, new, again = in_child(work)
+    assert (told, again) == (1, 0)
+    assert new in ([2], [1, 2])  # the parent's events may go a moment after it
+
+
+def test_on_hit_in_a_child_forked_while_the_parent_was_about_to_be_told(
+    in_child: Callable[..., Any], build: Callable[..., str]
+) -> None:
+    """The signal that was sent to the parent is no reason not to send the child its own."""
+
+    def work(path):
+        busy = ctypes.CDLL(path).busy
+        array = np.zeros(8)
+        hwwatch.watch(array[3:4], on_hit=lambda hit: None)
+        reader, writer = os.pipe()
+
+        def other():
+            time.sleep(0.1)
+            array[3] = 1  # the main thread is amid C: nobody takes note yet
+            if not os.fork():
+                own, seen = np.zeros(8), []
+                hwwatch.watch(own[3:4], on_hit=lambda hit: seen.append(hit.new))
+                for i in range(3):
+                    own[3] = i + 1
+                    time.sleep(0.05)
+                os.write(writer, json.dumps(seen).encode())
+                os._exit(0)
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        busy(ctypes.c_double(0.6))
+        thread.join()
+        os.close(writer)
+        with os.fdopen(reader) as file:
+            return json.loads(file.read())
+
+    source = r"""
+    #include <time.h>
+    void busy(double seconds)
+    {
+        struct timespec rest = {(long)seconds, (long)((seconds - (long)seconds) * 1e9)};
+        while (nanosleep(&rest, &rest))
+            ;
+    }
+    """
+    assert in_child(work, build(source)) == [1, 2, 3]

@@ -254,3 +254,31 @@ def test_reached_in_a_forked_child(in_child: Callable[..., Any]) -> None:
     hits, counted, lost, armed = in_child(work)
     assert (hits, lost, armed) == (5, 0, False)
     assert counted <= 5 + 3 + 1
+
+
+def test_reached_and_not_asked_about_while_others_arm(in_child: Callable[..., Any]) -> None:
+    """Its figures and registers are its own until they have been read and given back."""
+
+    def work():
+        from hwwatch.backends.select import select
+
+        array, other = np.zeros(8), np.zeros(8)
+        mine, theirs = hwwatch.Session(), hwwatch.Session()
+        made = []
+
+        def reach():  # not the main thread: nobody is told of the limit
+            made.append(mine.watch(array[3:4], limit=2))
+            array[3] = 1
+            array[3] = 2
+
+        thread = threading.Thread(target=reach)
+        thread.start()
+        thread.join()
+        for i in range(70):  # the watch table has 64 entries
+            with theirs.watching(other[3:4]):
+                other[3] = i
+        watch = made[0]
+        tally = watch.hits, watch.counted, len(mine.timeline()), watch.armed
+        return *tally, select(watch.backend.split()[0]).backend.slots_free()
+
+    assert in_child(work) == [2, 2, 2, False, 4]

@@ -109,3 +109,69 @@ def test_unwatching_under_an_exception(in_child: Callable[..., Any]) -> None:
         return watch.armed, watch.timeline().new.tolist(), any("perf_event" in name for name in files)
 
     assert in_child(work) == [False, [1], False]
+
+
+def test_closing_while_another_thread_arms(in_child: Callable[..., Any]) -> None:
+    """SIGTRAP is not given back under it: its first hit would kill."""
+
+    def work():
+        here, there, going = np.zeros(8), np.zeros(8), True
+
+        def close_often():
+            while going:
+                with hwwatch.Session() as session, session.watching(there[3:4]):
+                    there[3] += 1
+
+        thread = threading.Thread(target=close_often)
+        thread.start()
+        end, hits = time.monotonic() + 3, 0
+        while time.monotonic() < end:
+            with hwwatch.watching(here[3:4]) as watch:
+                here[3] += 1
+            hits += watch.hits == 1
+            hwwatch.unwatch(watch)
+        going = False
+        thread.join()
+        return hits > 50
+
+    assert in_child(work)
+
+
+@pytest.mark.perf
+def test_disarming_without_a_free_descriptor(in_child: Callable[..., Any]) -> None:
+    """With a hit missing, other threads are looked at for it, which takes one."""
+
+    def work():
+        import contextlib
+        import resource
+
+        from hwwatch.backends.select import select
+
+        array = np.zeros(8)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        watch = hwwatch.watch(array[3:4])
+        stored, going_on = threading.Event(), threading.Event()
+
+        def deaf():
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTRAP})
+            for i in range(5):
+                array[3] = i + 1
+            stored.set()
+            going_on.wait()
+
+        thread = threading.Thread(target=deaf)
+        thread.start()
+        stored.wait()
+        taken = []
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        watch.disarm()
+        for fd in taken:
+            os.close(fd)
+        free = select("perf").backend.slots_free()
+        going_on.set()
+        thread.join()
+        return watch.armed, free, watch.hits + watch.lost
+
+    assert in_child(work) == [False, 4, 5]
