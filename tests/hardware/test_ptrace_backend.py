@@ -476,6 +476,52 @@ def test_parent_killed_as_its_helper_is_born(in_child: Callable[..., Any]) -> No
     assert in_child(work) == [signal.SIGSYS, True]
 
 
+def test_exec_while_another_thread_arms(in_child: Callable[..., Any]) -> None:
+    """The helper ends with the thread that has sent it: the new program is neither armed nor traced."""
+
+    def work():
+        import random
+        from pathlib import Path
+
+        random.seed(5)
+        libc = ctypes.CDLL(None)
+        libc.ptrace.argtypes, libc.ptrace.restype = [ctypes.c_long] * 4, ctypes.c_long
+        array = np.zeros(8)
+        found = []
+        for _ in range(60):
+            child = os.fork()
+            if not child:
+                armed = threading.Event()
+
+                def arm(armed=armed):
+                    watch = hwwatch.watch(array[3:4], backend="ptrace")
+                    armed.set()
+                    while True:
+                        watch.mode = "rw"
+                        watch.mode = "w"
+
+                threading.Thread(target=arm, daemon=True).start()
+                armed.wait()
+                time.sleep(random.uniform(0.001, 0.01))
+                os.execv("/bin/sleep", ["sleep", "60"])
+            while Path(f"/proc/{child}/comm").read_text() != "sleep\n":
+                time.sleep(0.002)
+            time.sleep(0.02)
+            seized = libc.ptrace(0x4206, child, 0, 0) == 0  # PTRACE_SEIZE
+            libc.ptrace(0x4207, child, 0, 0)  # PTRACE_INTERRUPT
+            if seized:
+                os.waitpid(child, 0x40000000)  # __WALL
+                libc.ptrace.restype = ctypes.c_long
+                found.append(libc.ptrace(3, child, 848 + 7 * 8, 0))  # PTRACE_PEEKUSR, u_debugreg[7]
+            else:
+                found.append("traced")
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0x40000000)
+        return [register for register in found if register]
+
+    assert in_child(work, timeout=100) == []
+
+
 TRACER = """
 import ctypes, os, sys, time
 libc = ctypes.CDLL(None, use_errno=True)
