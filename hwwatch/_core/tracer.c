@@ -157,12 +157,13 @@ static void act_meanwhile(int32_t pid)
     HWW_RAW(SYS_futex, &hww_work.release, FUTEX_WAKE, 1, 0, 0, 0);
 }
 
-/* Not before its own end is sure to follow ours: a thread that an exec ends leaves no trace in getppid. */
+/* Not before its own end is sure to follow ours: a thread that an exec ends leaves no trace in getppid. In
+ * short steps, since a helper that is killed wakes nobody here. */
 static void await_ready(void)
 {
-    const struct timespec patience = {0, PATIENCE};
+    const struct timespec moment = {0, 1000000};
     while (!HWW_LOAD(&hww_work.ready) && HWW_LOAD(&hww_work.alive))
-        HWW_RAW(SYS_futex, &hww_work.ready, FUTEX_WAIT, 0, &patience, 0, 0);
+        HWW_RAW(SYS_futex, &hww_work.ready, FUTEX_WAIT, 0, &moment, 0, 0);
 }
 
 enum outcome { FINISHED, KILLED, STUCK };
