@@ -90,7 +90,7 @@ def _on_signal(signum: int, frame: types.FrameType | None) -> None:
         _again = True
         return
     if lock.held_here():  # amid hwwatch's own work, whose state must not change under it
-        lock.when_free(lambda: signal.raise_signal(signum))
+        lock.when_free(lambda: _raise(signum))
         return
     _busy, _again = True, False
     wanted: list[Any] = []
@@ -108,6 +108,11 @@ def _on_signal(signum: int, frame: types.FrameType | None) -> None:
         frame = frame.f_back  # a hit while hwwatch ran: its caller is the user's
     if wanted and frame is not None:
         _break(frame)  # last: from here on every call would be traced
+
+
+def _raise(signum: int) -> None:
+    if signum == _number:  # not given back meanwhile: its default action kills
+        signal.raise_signal(signum)
 
 
 def show_error() -> None:

@@ -253,15 +253,32 @@ void hww_watch_free(int watch, uint32_t generation)
         __atomic_compare_exchange_n(&entry->state, &retired, HWW_FREE, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
 }
 
-/* Put new settings in force, for all threads and children, with one store. */
+#define SETTINGS 3
+/* What comes behind hash and kind. */
+#define SETTINGS_AT offsetof(struct hww_settings, policy)
+#define SETTINGS_SIZE (sizeof(struct hww_settings) - SETTINGS_AT)
+
+static int same_settings(const void *entry, const void *wanted)
+{
+    return ((const struct hww_settings *)entry)->kind == SETTINGS &&
+           !memcmp((const char *)entry + SETTINGS_AT, (const char *)wanted + SETTINGS_AT, SETTINGS_SIZE);
+}
+
+/* Put new settings in force, for all threads and children, with one store. They are kept for good, each once.
+ */
 int hww_watch_configure(int watch, const struct hww_settings *settings)
 {
-    uint32_t id;
-    struct hww_settings *copy = hww_intern_reserve(sizeof *copy, &id);
-    if (!copy)
-        return -ENOMEM;
-    *copy = *settings;
-    copy->kind = 3;
+    uint64_t hash = hww_hash(SETTINGS, (const char *)settings + SETTINGS_AT, SETTINGS_SIZE);
+    uint32_t id = hww_intern_find(hash, same_settings, settings);
+    if (!id) {
+        struct hww_settings *copy = hww_intern_reserve(sizeof *copy, &id);
+        if (!copy)
+            return -ENOMEM;
+        *copy = *settings;
+        copy->hash = hash;
+        copy->kind = SETTINGS;
+        id = hww_intern_publish(hash, id, same_settings, settings);
+    }
     HWW_STORE(&hww_watch_at(watch)->settings, id);
     return 0;
 }

@@ -137,6 +137,19 @@ def test_closing_while_another_thread_arms(in_child: Callable[..., Any]) -> None
     assert in_child(work)
 
 
+def test_equal_options_are_kept_once(session: Any) -> None:
+    """Each arming has some, and what a record may refer to is never freed."""
+    from hwwatch import native
+
+    array = np.zeros(8)
+    for number in range(40):
+        if number == 20:
+            used = native.shared().arena_used
+        with session.watching(array[3:4], when="new > 1", limit=7):
+            pass
+    assert native.shared().arena_used == used
+
+
 @pytest.mark.perf
 def test_disarming_without_a_free_descriptor(in_child: Callable[..., Any]) -> None:
     """With a hit missing, other threads are looked at for it, which takes one."""
