@@ -16,6 +16,10 @@ static uint64_t seen[HWW_MAX_TRACED / 64]; /* table entries met in this errand *
 
 /* ---- /proc ---- */
 
+/* The helper has a copy of the program's descriptors, and needs none of them: where all are taken, the lowest
+ * ones make room. */
+static int spare;
+
 static char *put(char *at, const char *text)
 {
     while (*text)
@@ -44,7 +48,11 @@ int hww_task_open(int32_t tid, const char *file)
     at = put(at, "/task");
     if (file)
         put(put(put_number(put(at, "/"), (uint32_t)tid), "/"), file);
-    return (int)HWW_RAW(SYS_openat, -100 /* AT_FDCWD */, path, file ? 0 : 0200000 /* O_DIRECTORY */);
+    long fd;
+    do
+        fd = HWW_RAW(SYS_openat, -100 /* AT_FDCWD */, path, file ? 0 : 0200000 /* O_DIRECTORY */);
+    while (fd == -EMFILE && spare < 64 && HWW_RAW(SYS_close, spare++) != -EIO);
+    return (int)fd;
 }
 
 /* The beginning of such a file, as text; its length, or -errno. */
@@ -290,6 +298,7 @@ static int visit_if_new(int32_t tid)
 void hww_visits_begin(void)
 {
     memset(seen, 0, sizeof seen);
+    spare = 0;
 }
 
 void hww_visit(int32_t tid)

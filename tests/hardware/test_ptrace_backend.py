@@ -522,6 +522,30 @@ def test_exec_while_another_thread_arms(in_child: Callable[..., Any]) -> None:
     assert in_child(work, timeout=100) == []
 
 
+def test_disarming_without_a_free_descriptor(in_child: Callable[..., Any]) -> None:
+    """The helper looks into /proc: it closes copies of the program's, which it does not need."""
+
+    def work():
+        import contextlib
+        import resource
+
+        array = np.zeros(8)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        watch = hwwatch.watch(array[3:4], backend="ptrace")
+        array[3] = 1
+        taken = []
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        watch.disarm()
+        for fd in taken:
+            os.close(fd)
+        array[3] = 2
+        return watch.armed, watch.hits, len(taken) > 0
+
+    assert in_child(work) == [False, 1, True]
+
+
 TRACER = """
 import ctypes, os, sys, time
 libc = ctypes.CDLL(None, use_errno=True)
