@@ -55,7 +55,7 @@ static int arm_thread(int watch, pid_t tid, uint32_t inherited, const struct hww
         int fd = hww_event_open(entry->mode, entry->pieces[p].address, entry->pieces[p].nbytes, tid,
                                 hww_cookie(entry->generation, (uint32_t)watch, p), options, 0);
         if (fd >= 0) {
-            event->fd[p] = fd;
+            hww_event_keep(event, p, fd);
             continue;
         }
         if (fd == -ESRCH) { /* ended meanwhile */
@@ -197,7 +197,7 @@ static void touch(void *address)
  * counted twice. */
 static void settle_doubt(struct hww_thread *self, struct hww_event *event, uint32_t watch, uint32_t piece)
 {
-    int fd = HWW_LOAD(&event->fd[piece]);
+    int fd = hww_event_fd(event, piece);
     if (fd < 0)
         return;
     struct hww_watch *entry = hww_watch_at((int)watch);

@@ -404,6 +404,7 @@ int hww_watch_enable(int watch, int on);
 int hww_watch_configure(int watch, const struct hww_settings *settings);
 int hww_watch_modify(int watch, uint32_t mode, const struct hww_arm_options *options, int32_t *covered);
 int hww_watch_counts(int watch, uint64_t counts[4]);
+int hww_watch_closed(int watch);
 int hww_watch_threads(int watch, int32_t *tids, int capacity);
 int hww_slots_free(int32_t tid, int most);
 int hww_canary(uint32_t mode, uint32_t nbytes, uint32_t kernel);

@@ -23,6 +23,7 @@ struct hww_event {
     struct hww_birth birth;
     uint32_t doubtful; /* bit p: the thread may have inherited piece p as well */
     int fd[HWW_MAX_PIECES];
+    uint64_t id[HWW_MAX_PIECES]; /* the kernel's, by which a descriptor is known again */
 };
 
 /* Events of one watch, oldest first. The handler may read a list, and close an event of it, while it grows:
@@ -47,6 +48,8 @@ void hww_event_describe(struct perf_event_attr *attr, uint32_t mode, uint64_t ad
                         uint64_t cookie, const struct hww_arm_options *options, int disabled);
 int hww_event_open(uint32_t mode, uint64_t address, uint32_t nbytes, pid_t tid, uint64_t cookie,
                    const struct hww_arm_options *options, int disabled);
+void hww_event_keep(struct hww_event *event, uint32_t piece, int fd);
+int hww_event_fd(const struct hww_event *event, uint32_t piece);
 void hww_event_close(int *place);
 uint64_t hww_event_count(int fd);
 void hww_events_hold(int change);

@@ -93,7 +93,7 @@ static int change_piece(int watch, uint32_t piece, uint32_t mode, const struct h
     hww_event_describe(&attr, mode, entry->pieces[piece].address, entry->pieces[piece].nbytes,
                        hww_cookie(entry->generation, (uint32_t)watch, piece), options, paused);
     for (uint32_t i = 0; i < hww_events[watch].count; i++) {
-        int fd = hww_event_at(watch, i)->fd[piece];
+        int fd = hww_event_fd(hww_event_at(watch, i), piece);
         if (fd >= 0 && ioctl(fd, PERF_EVENT_IOC_MODIFY_ATTRIBUTES, &attr) < 0 && errno != ESRCH)
             result = -errno;
     }

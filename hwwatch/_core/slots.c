@@ -50,6 +50,27 @@ int hww_event_open(uint32_t mode, uint64_t address, uint32_t nbytes, pid_t tid, 
     return fd < 0 ? -errno : (int)fd;
 }
 
+static uint64_t event_id(int fd)
+{
+    uint64_t id = 0;
+    return ioctl(fd, PERF_EVENT_IOC_ID, &id) == 0 ? id : 0;
+}
+
+/* A piece's event has been opened. */
+void hww_event_keep(struct hww_event *event, uint32_t piece, int fd)
+{
+    event->id[piece] = event_id(fd);
+    HWW_STORE(&event->fd[piece], fd);
+}
+
+/* The descriptor of a piece's event, or -1. A program may close all that are open (os.closerange, daemons),
+ * and the number may be another file's by now: that must not be read, changed or closed. */
+int hww_event_fd(const struct hww_event *event, uint32_t piece)
+{
+    int fd = HWW_LOAD(&event->fd[piece]);
+    return fd >= 0 && event_id(fd) == event->id[piece] ? fd : -1;
+}
+
 /* DISABLE first: while a forked child or a dup holds the event, close alone leaves it armed. The exchange
  * makes sure that of two closers (a handler at its limit, a thread that disarms) only one closes. */
 void hww_event_close(int *place)
@@ -154,7 +175,7 @@ int hww_watch_counts(int watch, uint64_t counts[4])
     for (int p = 0; p < HWW_MAX_PIECES; p++) {
         counts[p] = hww_watch_at(watch)->retired[p];
         for (uint32_t i = 0; i < hww_events[watch].count; i++)
-            counts[p] += hww_event_count(hww_event_at(watch, i)->fd[p]);
+            counts[p] += hww_event_count(hww_event_fd(hww_event_at(watch, i), (uint32_t)p));
     }
     return 0;
 }
@@ -166,7 +187,7 @@ int64_t hww_watch_counted(uint32_t watch, uint32_t piece)
         return -1;
     uint64_t total = hww_region.shared->watches[watch].retired[piece];
     for (uint32_t i = 0; i < count; i++)
-        total += hww_event_count(hww_event_at((int)watch, i)->fd[piece]);
+        total += hww_event_count(hww_event_fd(hww_event_at((int)watch, i), piece));
     return (int64_t)total;
 }
 
@@ -180,7 +201,7 @@ int hww_watch_stop(int watch)
     uint32_t count = HWW_LOAD(&hww_events[watch].count);
     for (uint32_t i = 0; i < count; i++)
         for (int p = 0; p < HWW_MAX_PIECES; p++) {
-            int fd = HWW_LOAD(&hww_event_at(watch, i)->fd[p]);
+            int fd = hww_event_fd(hww_event_at(watch, i), (uint32_t)p);
             if (fd >= 0)
                 ioctl(fd, PERF_EVENT_IOC_DISABLE, 0);
         }
@@ -235,8 +256,10 @@ int hww_watch_close(int watch)
         nanosleep(&moment, NULL);
     for (uint32_t i = 0; i < hww_events[watch].count; i++)
         for (int p = 0; p < HWW_MAX_PIECES; p++) {
-            int fd = __atomic_exchange_n(&hww_event_at(watch, i)->fd[p], -1, __ATOMIC_ACQ_REL);
-            if (fd < 0)
+            struct hww_event *event = hww_event_at(watch, i);
+            int ours = hww_event_fd(event, (uint32_t)p),
+                fd = __atomic_exchange_n(&event->fd[p], -1, __ATOMIC_ACQ_REL);
+            if (fd < 0 || fd != ours)
                 continue;
             HWW_ADD(&hww_watch_at(watch)->retired[p], hww_event_count(fd));
             close(fd);
@@ -293,7 +316,7 @@ int hww_watch_enable(int watch, int on)
         HWW_STORE(&hww_watch_at(watch)->state, HWW_CLAIMED);
     for (uint32_t i = 0; i < hww_events[watch].count; i++)
         for (int p = 0; p < HWW_MAX_PIECES; p++) {
-            int fd = hww_event_at(watch, i)->fd[p];
+            int fd = hww_event_fd(hww_event_at(watch, i), (uint32_t)p);
             if (fd >= 0 && ioctl(fd, on ? PERF_EVENT_IOC_ENABLE : PERF_EVENT_IOC_DISABLE, 0) < 0)
                 result = -errno;
         }
@@ -308,12 +331,24 @@ int hww_watch_threads(int watch, int32_t *tids, int capacity)
     int count = 0;
     for (uint32_t i = 0; i < hww_events[watch].count; i++) {
         const struct hww_event *event = hww_event_at(watch, i);
-        if (event->fd[hww_watch_at(watch)->npieces - 1] < 0)
+        if (hww_event_fd(event, hww_watch_at(watch)->npieces - 1) < 0)
             continue; /* armed by inheritance, or closed */
         if (count < capacity)
             tids[count] = event->tid;
         count++;
     }
+    return count;
+}
+
+/* Events whose descriptors the program has closed: what they stood for is not watched any more. */
+int hww_watch_closed(int watch)
+{
+    int count = 0;
+    for (uint32_t i = 0; i < hww_events[watch].count; i++)
+        for (uint32_t p = 0; p < hww_watch_at(watch)->npieces; p++) {
+            const struct hww_event *event = hww_event_at(watch, i);
+            count += event->fd[p] >= 0 && hww_event_fd(event, p) < 0;
+        }
     return count;
 }
 
@@ -330,7 +365,7 @@ void hww_watch_forked(void)
         uint32_t count = hww_events[watch].count;
         for (uint32_t i = 0; i < count; i++)
             for (int p = 0; p < HWW_MAX_PIECES; p++)
-                if (hww_event_at(watch, i)->fd[p] >= 0)
+                if (hww_event_fd(hww_event_at(watch, i), (uint32_t)p) >= 0)
                     close(hww_event_at(watch, i)->fd[p]);
         hww_events[watch].count = 0;
         if (!count || entry->mode != HWW_EXECUTE || !entry->follow || HWW_LOAD(&entry->state) != HWW_ARMED)
@@ -339,8 +374,10 @@ void hww_watch_forked(void)
         own->tid = 0;
         for (int p = 0; p < HWW_MAX_PIECES; p++)
             own->fd[p] = -1;
-        own->fd[0] = hww_event_open(entry->mode, entry->pieces[0].address, 0, 0,
-                                    hww_cookie(entry->generation, (uint32_t)watch, 0), &options, 0);
+        int fd = hww_event_open(entry->mode, entry->pieces[0].address, 0, 0,
+                                hww_cookie(entry->generation, (uint32_t)watch, 0), &options, 0);
+        if (fd >= 0)
+            hww_event_keep(own, 0, fd);
         hww_events[watch].count = 1;
     }
 }
@@ -350,6 +387,7 @@ void hww_watch_orphaned(uint32_t watch)
 {
     for (uint32_t i = 0; i < hww_events[watch].count; i++)
         for (int p = 0; p < HWW_MAX_PIECES; p++)
-            hww_event_close(&hww_event_at((int)watch, i)->fd[p]);
+            if (hww_event_fd(hww_event_at((int)watch, i), (uint32_t)p) >= 0)
+                hww_event_close(&hww_event_at((int)watch, i)->fd[p]);
     hww_registers_drop(watch);
 }

@@ -167,8 +167,15 @@ class PerfBackend:
         return {}
 
     def notes(self, armed: Armed) -> tuple[str, ...]:
-        """Nothing."""
-        return ()
+        """What the program has done to the descriptors of its events."""
+        with self._lock:
+            closed = lib.hww_watch_closed(armed.index) if self._current(armed) else 0
+        if not closed:
+            return ()
+        return (
+            f"the program has closed {closed} of its descriptors, as daemons do: what these stood for is not "
+            "watched any more; `w.disarm()`, then `w.enabled = True` arms it anew",
+        )
 
     def close(self) -> None:
         """Give SIGTRAP back to whoever had it."""

@@ -137,6 +137,37 @@ def test_closing_while_another_thread_arms(in_child: Callable[..., Any]) -> None
     assert in_child(work)
 
 
+def test_descriptors_that_the_program_closes(in_child: Callable[..., Any]) -> None:
+    """Daemons close all there are; the numbers are their own files' from then on, and stay untouched."""
+
+    def work():
+        array = np.zeros(8)
+        watch = hwwatch.watch(array[3:4])
+        array[3] = 1
+        inherited = hwwatch.watch("libc.so.6!getppid", "x")  # set anew in a forked child
+        os.closerange(3, 256)
+        ends = [os.pipe() for _ in range(8)]
+        for _, writer in ends:
+            os.write(writer, b"0123456789abcdef")
+        told = [note for note in watch.coverage.notes if "closed" in note]
+        lost = watch.lost
+        child = os.fork()
+        if not child:
+            os._exit(sum(os.read(reader, 16) == b"" for reader, _ in ends))
+        status = os.waitpid(child, 0)[1]
+        for _, writer in ends:
+            os.write(writer, b"more")
+        watch.disarm()
+        inherited.disarm()
+        read = {os.read(reader, 100) for reader, _ in ends}
+        watch.enabled = True
+        array[3] = 2
+        return len(told), lost, status, sorted(text.decode() for text in read), watch.timeline().new.tolist()
+
+    perf = hwwatch.sessions.select("auto").backend.name == "perf"
+    assert in_child(work) == [int(perf), 0, 0, ["more"], [1, 2]]
+
+
 def test_equal_options_are_kept_once(session: Any) -> None:
     """Each arming has some, and what a record may refer to is never freed."""
     from hwwatch import native
