@@ -83,8 +83,11 @@ static int change_mask(mask_function *real, int how, const sigset_t *set, sigset
         return real(how, set, before);
     int blocked = blocks_trap(), names = sigismember(set, SIGTRAP) == 1;
     int blocks = how == SIG_BLOCK ? blocked || names : how == SIG_UNBLOCK ? blocked && !names : names;
-    if (blocks && !blocked)
-        hww_registers_leave_here();
+    sigset_t changed = *set;
+    if (blocks && !blocked && hww_registers_leave_here() < 0) {
+        sigdelset(&changed, SIGTRAP); /* its registers are still set: it must go on hearing of them */
+        return real(how, &changed, before);
+    }
     int result = real(how, set, before);
     if (blocked != blocks && !blocks_trap())
         hww_registers_here();

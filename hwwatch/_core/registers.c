@@ -217,21 +217,22 @@ int hww_registers_again(void)
     return error;
 }
 
-/* The calling thread is about to block SIGTRAP: a hit would kill from then on. */
-void hww_registers_leave_here(void)
+/* The calling thread is about to block SIGTRAP: a hit would kill from then on. Fails where no helper can
+ * clear its registers, since somebody else traces it. */
+int hww_registers_leave_here(void)
 {
     struct hww_errand errand;
     if (!may_enter())
-        return;
+        return 0;
     hww_registers_enter();
     hww_registers_plan(&errand, (int32_t)HWW_RAW(SYS_gettid));
     memset(&errand.want, 0, sizeof errand.want);
-    if (hww_registers_run(&errand) == 0) {
-        struct hww_traced *thread = hww_traced_find(errand.only);
-        if (thread)
-            thread->state = HWW_THREAD_DEAF;
-    }
+    int error = hww_registers_run(&errand);
+    struct hww_traced *thread = error ? NULL : hww_traced_find(errand.only);
+    if (thread)
+        thread->state = HWW_THREAD_DEAF;
     hww_registers_leave();
+    return error;
 }
 
 static void before_fork(void)

@@ -64,7 +64,7 @@ int hww_while_held(void (*act)(void *), void *argument);
 int hww_hooks_set(int on);
 
 /* registers.c */
-void hww_registers_leave_here(void);
+int hww_registers_leave_here(void);
 int hww_registers_here(void);
 void hww_registers_begin(void);
 int hww_registers_wanted(void);

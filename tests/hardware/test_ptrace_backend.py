@@ -582,6 +582,39 @@ def test_traced_already(in_child: Callable[..., Any]) -> None:
     assert (hits, watches) == (1, 1)
 
 
+PASSING_ON = """
+import ctypes, os, sys
+libc, pid = ctypes.CDLL(None), int(sys.argv[1])
+libc.ptrace.argtypes = [ctypes.c_long] * 4
+assert libc.ptrace(0x4206, pid, 0, 0) == 0  # PTRACE_SEIZE
+print("traced", flush=True)
+while True:
+    _, status = os.waitpid(pid, 0x40000000)  # __WALL
+    if not os.WIFSTOPPED(status):
+        break
+    libc.ptrace(7, pid, 0, 0 if status >> 16 else os.WSTOPSIG(status))  # PTRACE_CONT
+"""
+
+
+def test_blocking_sigtrap_while_a_tracer_is_attached(in_child: Callable[..., Any]) -> None:
+    """Nobody can clear the thread's registers, so it goes on hearing of hits, which would kill it else."""
+
+    def work(tracer):
+        import subprocess
+
+        value = np.zeros(1)
+        watch = hwwatch.watch(value, backend="ptrace")
+        with subprocess.Popen([sys.executable, "-c", tracer, str(os.getpid())], stdout=-1) as process:
+            process.stdout.readline()
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTRAP, signal.SIGUSR1})
+            value[0] = 1
+            blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTRAP, signal.SIGUSR1})
+            process.kill()
+        return watch.timeline().new.tolist(), sorted(blocked)
+
+    assert in_child(work, PASSING_ON) == [[1], [signal.SIGUSR1]]
+
+
 def test_kernel_accesses_are_refused(traced: Any) -> None:
     value = np.zeros(1)
     with pytest.raises(
