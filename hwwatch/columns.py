@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 
 #: Columns by name, in order; each an array.
 Columns = dict[str, Any]
+
+_NO_CHARACTER = 0xFFFD
 
 
 def category(
@@ -46,11 +49,23 @@ def decode(raw: NDArray[np.uint8], dtype: np.dtype[Any]) -> Any:
 
 
 def objects(raw: NDArray[np.uint8], dtype: np.dtype[Any]) -> list[Any]:
-    """(n, 32) bytes → n Python or NumPy scalars."""
+    """(n, 32) bytes → n Python or NumPy scalars. In text, U+FFFD stands for what is no character."""
     if dtype.kind == "V" and dtype.names is None:
         return [bytes(row) for row in raw[:, : dtype.itemsize]]
-    values = np.ascontiguousarray(raw[:, : dtype.itemsize]).view(dtype).reshape(len(raw))
+    values = np.array(raw[:, : dtype.itemsize]).view(dtype).reshape(len(raw))
+    _mend(values)
     return list(values)
+
+
+def _mend(values: NDArray[Any]) -> None:
+    """Put U+FFFD where text has what is no code point: NumPy makes broken strings of it, or SystemError."""
+    dtype = values.dtype
+    for name in dtype.names or ():
+        _mend(values[name])
+    if dtype.kind == "U" and dtype.itemsize:
+        points = np.array(values).view(np.dtype("u4").newbyteorder(dtype.byteorder))
+        points[points > sys.maxunicode] = _NO_CHARACTER
+        values[...] = points.view(dtype).reshape(values.shape)
 
 
 def join(stretches: list[Columns]) -> Columns:

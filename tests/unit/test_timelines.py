@@ -167,6 +167,23 @@ def test_values_without_a_pandas_dtype(fake_session: Any, fake: Any, dtype: str)
     assert rows.new.iloc[0] == values[dtype]
 
 
+@pytest.mark.parametrize("dtype", ["<U2", ">U2", [("n", "u1"), ("s", ">U2")], [("t", "U1", (2,))]])
+def test_text_that_is_no_text(fake_session: Any, fake: Any, dtype: Any) -> None:
+    """It is shown with U+FFFD, and hides no other hits: Python has no such characters."""
+    array, other = np.zeros(2, dtype), np.zeros(2)
+    fake_session.watch(array[:1], name="text")
+    fake_session.watch(other[:1], name="other")
+    size = array.itemsize
+    for data in (b"\xff" * size, b"\0\0\x11\0" * 2 + b"\0" * (size - 8), b"x\0\0\0\0\0\xf8\xbf".ljust(size)):
+        fake.store(array.ctypes.data, data[:size])
+    store(fake, other, 1)
+    rows = fake_session.timeline()
+    assert rows[rows.watch == "other"].new.tolist() == [1]
+    texts = [str(value) for value in rows.new]
+    assert any("\ufffd" in text for text in texts)
+    assert "\n".join(texts).encode().decode().splitlines() == texts
+
+
 def test_bool_that_is_neither_0_nor_1(fake_session: Any, fake: Any) -> None:
     array = np.zeros(2, bool)
     watch = fake_session.watch(array[:1])
