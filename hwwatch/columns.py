@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hwwatch.letters import encodable
+
 #: Columns by name, in order; each an array.
 Columns = dict[str, Any]
 
@@ -19,8 +21,12 @@ _NO_CHARACTER = 0xFFFD
 def category(
     codes: NDArray[Any], labels: Sequence[str], every: Sequence[str] | None = None
 ) -> pd.Categorical:
-    """Categorical of `labels[codes]`; code -1 is missing. Equal labels share one category."""
-    distinct = list(every) if every is not None else list(dict.fromkeys(labels))
+    """Categorical of `labels[codes]`; code -1 is missing. Equal labels share one category.
+
+    Names that are not UTF-8 become escaped text.
+    """
+    labels = [encodable(label) for label in labels]
+    distinct = [encodable(label) for label in every] if every is not None else list(dict.fromkeys(labels))
     number = {label: i for i, label in enumerate(distinct)}
     renumber = np.array([number[label] for label in labels] + [-1], np.int64)
     return pd.Categorical.from_codes(
