@@ -271,17 +271,16 @@ def test_stack_and_registers(fake_session: Any, fake: Any) -> None:
     assert stack[2].startswith(f"test_stack_and_registers ({__file__}:")
 
 
-def test_names_that_are_not_utf_8(fake_session: Any, fake: Any) -> None:
+def test_names_that_are_not_utf_8(fake_session: Any, fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """As `os.fsdecode` gives them: they are escaped, for nothing writes them."""
     array = np.zeros(2)
     watch = fake_session.watch(array[:1], name="w\udcff")
     scope: dict[str, Any] = {"store": store}
     exec(compile("def odd(*args): store(*args)", "/tmp/\udcfe/m.py", "exec"), scope)
-    thread = threading.Thread(target=scope["odd"], args=(fake, array, 1), name="t\udcfd")
-    thread.start()
-    thread.join()
+    monkeypatch.setattr(threading.current_thread(), "name", "t\udcfd")
+    scope["odd"](fake, array, 1)
     (row,) = fake_session.timeline("w\udcff", stack=True).itertuples()
-    assert (row.watch, row.thread[0]) == ("w\\udcff", "t")
+    assert (row.watch, row.thread) == ("w\\udcff", "t\\udcfd")
     assert any("/tmp/\\udcfe/m.py" in frame for frame in row.stack)
     assert fake_session.find("w\udcff") is watch
     repr(fake_session.watches()).encode()
