@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,15 +10,23 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hwwatch.letters import encodable
+
 #: Columns by name, in order; each an array.
 Columns = dict[str, Any]
+
+_NO_CHARACTER = 0xFFFD
 
 
 def category(
     codes: NDArray[Any], labels: Sequence[str], every: Sequence[str] | None = None
 ) -> pd.Categorical:
-    """Categorical of `labels[codes]`; code -1 is missing. Equal labels share one category."""
-    distinct = list(every) if every is not None else list(dict.fromkeys(labels))
+    """Categorical of `labels[codes]`; code -1 is missing. Equal labels share one category.
+
+    Names that are not UTF-8 become escaped text.
+    """
+    labels = [encodable(label) for label in labels]
+    distinct = [encodable(label) for label in every] if every is not None else list(dict.fromkeys(labels))
     number = {label: i for i, label in enumerate(distinct)}
     renumber = np.array([number[label] for label in labels] + [-1], np.int64)
     return pd.Categorical.from_codes(
@@ -46,11 +55,23 @@ def decode(raw: NDArray[np.uint8], dtype: np.dtype[Any]) -> Any:
 
 
 def objects(raw: NDArray[np.uint8], dtype: np.dtype[Any]) -> list[Any]:
-    """(n, 32) bytes → n Python or NumPy scalars."""
+    """(n, 32) bytes → n Python or NumPy scalars. In text, U+FFFD stands for what is no character."""
     if dtype.kind == "V" and dtype.names is None:
         return [bytes(row) for row in raw[:, : dtype.itemsize]]
-    values = np.ascontiguousarray(raw[:, : dtype.itemsize]).view(dtype).reshape(len(raw))
+    values = np.array(raw[:, : dtype.itemsize]).view(dtype).reshape(len(raw))
+    _mend(values)
     return list(values)
+
+
+def _mend(values: NDArray[Any]) -> None:
+    """Put U+FFFD where text has what is no code point: NumPy makes broken strings of it, or SystemError."""
+    dtype = values.dtype
+    for name in dtype.names or ():
+        _mend(values[name])
+    if dtype.kind == "U" and dtype.itemsize:
+        points = np.array(values).view(np.dtype("u4").newbyteorder(dtype.byteorder))
+        points[points > sys.maxunicode] = _NO_CHARACTER
+        values[...] = points.view(dtype).reshape(values.shape)
 
 
 def join(stretches: list[Columns]) -> Columns:

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from hwwatch.letters import encodable
 from hwwatch.native import arena, ffi, lib, shared
 
 _WORD, _SIZE = 8, ffi.sizeof("struct hww_name")  # an arena id counts words
@@ -91,4 +92,4 @@ class _Child:
         """Called by multiprocessing once the process knows its name."""
         process = sys.modules.get("multiprocessing.process")
         if process is not None:
-            lib.hww_name_note(os.getpid(), os.getpid(), process.current_process().name.encode(), 1)
+            lib.hww_name_note(os.getpid(), os.getpid(), encodable(process.current_process().name).encode(), 1)

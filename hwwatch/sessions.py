@@ -30,6 +30,7 @@ from hwwatch.coverages import Coverage, Tally, WatchCoverage, describe, threads
 from hwwatch.deliveries import Delivery
 from hwwatch.errors import HwwatchError, NoSlotError, NotSupported, PermissionRefused, TargetError
 from hwwatch.ledgers import Ledger
+from hwwatch.letters import encodable
 from hwwatch.native import lib
 from hwwatch.policies import resolve
 from hwwatch.quiet import lock, own, uninterrupted
@@ -115,7 +116,7 @@ class Session:
                 watch = Watch(
                     self,
                     self._next,
-                    self._unique(name or place.name),
+                    self._unique(encodable(str(name or place.name))),
                     place,
                     pieces,
                     mode,
@@ -374,6 +375,7 @@ class Session:
         TargetError
             There is none.
         """
+        which = encodable(which) if isinstance(which, str) else which
         with self._lock:
             for watch in self._watches.values():
                 if which is watch or which == watch.id or which == watch.name:
@@ -493,6 +495,7 @@ class Session:
             return list(every.values())
         chosen = []
         for item in which:
+            item = encodable(item) if isinstance(item, str) else item
             number = int(item) if isinstance(item, str) and item.isdigit() else item
             gone = [w for w in every.values() if item is w or number == w.id or item == w.name]
             chosen += gone or [self.find(item)]

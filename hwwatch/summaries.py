@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwwatch.errors import FrameError, TargetError
+from hwwatch.letters import encodable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -238,6 +239,7 @@ def _name(frame: pd.DataFrame, watch: Any) -> str:
     if watch is None and len(names) == 1:
         return names[0]
     wanted = getattr(watch, "name", known.get(watch, watch) if isinstance(watch, int) else watch)
+    wanted = encodable(wanted) if isinstance(wanted, str) else wanted
     column = frame["watch"]
     possible = {*names, *known.values(), *(column.cat.categories if hasattr(column, "cat") else ())}
     if wanted in possible:

@@ -14,6 +14,7 @@ from hwwatch.attribution import Life, Rows
 from hwwatch.code.arguments import columns
 from hwwatch.code.source import Frame, Source, cell_log, current_cells
 from hwwatch.columns import Columns, category, decode, is_wide, nullable, objects, one_category
+from hwwatch.letters import encodable
 from hwwatch.names import Names
 from hwwatch.native import lib
 from hwwatch.records import Hits, rows_of
@@ -361,7 +362,8 @@ class _Table:
         texts = np.empty(len(stacks) + 1, object)
         for i, stack in enumerate(stacks):
             texts[i] = tuple(
-                f"{frame.function} ({frame.file}:{frame.line})" for frame in self._source.frames(int(stack))
+                encodable(f"{frame.function} ({frame.file}:{frame.line})")
+                for frame in self._source.frames(int(stack))
             )
         return texts[codes]
 

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from hwwatch.exports.values import is_objects, plain
+from hwwatch.letters import encodable
 
 #: Dtypes, or kinds of them, that come back from both formats; of times, Parquet has no whole seconds.
 NATIVE = ("b", "i", "u", "f", "m", "datetime64[ms]", "datetime64[us]", "datetime64[ns]")
@@ -90,7 +91,7 @@ def _table(frame: pd.DataFrame, schema: Any) -> Any:
         series = frame[field.name] if field.name in frame.columns else frame.index.to_series()
         if isinstance(series.dtype, pd.CategoricalDtype):
             codes = pa.array(series.cat.codes, pa.int32(), mask=(series.cat.codes < 0).to_numpy())
-            labels = pa.array(series.cat.categories.astype(str), pa.string())
+            labels = pa.array([encodable(str(label)) for label in series.cat.categories], pa.string())
             columns.append(pa.DictionaryArray.from_arrays(codes, labels))
         else:
             # NaN is a value like others: it may be what somebody looks for.

@@ -46,7 +46,7 @@ def write_page(frames: Iterator[pd.DataFrame], path: Path) -> int:
     page = _Page()
     for frame in frames:
         page.add(frame)
-    path.write_text(page.text(), encoding="utf-8")
+    path.write_text(page.text(), encoding="utf-8", errors="backslashreplace")
     return page.lines.hits
 
 

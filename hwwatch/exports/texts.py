@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from hwwatch.exports.values import plain, value_text
+from hwwatch.letters import encodable
 
 #: Dtypes that every reader of CSV finds out by itself.
 INFERRED = ("float64", "int64", "bool")
@@ -22,7 +23,7 @@ _EXACT = 2**53  # integers up to here are exact for readers that have doubles on
 def write_csv(frames: Iterator[pd.DataFrame], path: Path) -> int:
     """A line a hit, below the columns' names; the first column is ``seq``. Returns the number of hits."""
     rows = 0
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         for number, frame in enumerate(frames):
             shown = plain(frame, INFERRED)
@@ -51,7 +52,7 @@ def _index_name(frame: pd.DataFrame) -> str:
 def write_json(frames: Iterator[pd.DataFrame], path: Path) -> int:
     """A JSON object a hit and line (JSON lines); its names are those of the columns."""
     rows = 0
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         for frame in frames:
             names = [_index_name(frame), *map(str, frame.columns)]
             columns = [frame.index.tolist(), *(listed(frame[name]) for name in frame.columns)]
@@ -96,4 +97,4 @@ def json_value(value: Any) -> Any:
         return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
     if isinstance(value, list | tuple):
         return [json_value(item) for item in value]
-    return value if isinstance(value, str | int) else str(value)
+    return value if isinstance(value, int) else encodable(str(value))

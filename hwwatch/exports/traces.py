@@ -29,7 +29,7 @@ _SAFE = 2**53  # viewers read numbers as doubles
 def write_trace(frames: Iterator[pd.DataFrame], path: Path) -> int:
     """One event a line. Returns the number of hits."""
     trace, rows = _Trace(), 0
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         file.write('{"traceEvents": [')
         before = "\n"
         for frame in frames:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hwwatch.letters import encodable
+
 #: The column that says of which NumPy dtype `old` and `new` of each row are, where the file itself does not.
 DTYPE = "dtype"
 VALUES = ("old", "new")
@@ -67,7 +69,7 @@ def is_objects(dtype: Any) -> bool:
 def _text(item: Any) -> str | None:
     if item is None or item is pd.NA or (isinstance(item, float) and item != item):
         return None
-    return item if isinstance(item, str) else str(item)
+    return encodable(str(item))
 
 
 def kind_of(value: Any) -> str | None:
@@ -93,7 +95,7 @@ def value_text(value: Any) -> str | None:
         return "NaT" if np.isnat(value) else str(value.astype(np.int64))
     if isinstance(value, np.bytes_ | np.void):
         return repr(value.item())
-    return str(value)
+    return encodable(str(value))
 
 
 def value_of(text: Any, kind: Any) -> Any:

@@ -106,6 +106,19 @@ def test_names_that_readers_mistake(story: pd.DataFrame, tmp_path: Path, suffix:
     same(back, frame, suffix)
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_lone_surrogates_are_escaped(
+    history: Callable[..., pd.DataFrame], tmp_path: Path, suffix: str
+) -> None:
+    frame = history(np.zeros(1, "U3"), ("a\udcff", "é"))
+    file = frame.hwwatch.export(tmp_path / f"hits{suffix}")
+    if suffix in LOADED:
+        back = hwwatch.load(file)
+        assert back.new.tolist() == ["a\\udcff", "é"]
+    else:
+        assert "udcff" in file.read_text(encoding="utf-8")
+
+
 def test_calls_have_no_values(story: pd.DataFrame, tmp_path: Path) -> None:
     calls = story.iloc[:3].assign(
         access=pd.Categorical(["execute"] * 3, story.access.cat.categories),

@@ -15,7 +15,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "hwwatch"
 #: Modules of one line are alike and do not import each other; a folder is one noun.
 LAYERS = (
-    "errors cells",
+    "errors cells letters",
     "types _core",
     "native",
     "columns names processes programs progress quiet records storages",

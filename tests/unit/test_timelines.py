@@ -167,6 +167,23 @@ def test_values_without_a_pandas_dtype(fake_session: Any, fake: Any, dtype: str)
     assert rows.new.iloc[0] == values[dtype]
 
 
+@pytest.mark.parametrize("dtype", ["<U2", ">U2", [("n", "u1"), ("s", ">U2")], [("t", "U1", (2,))]])
+def test_text_that_is_no_text(fake_session: Any, fake: Any, dtype: Any) -> None:
+    """It is shown with U+FFFD, and hides no other hits: Python has no such characters."""
+    array, other = np.zeros(2, dtype), np.zeros(2)
+    fake_session.watch(array[:1], name="text")
+    fake_session.watch(other[:1], name="other")
+    size = array.itemsize
+    for data in (b"\xff" * size, b"\0\0\x11\0" * 2 + b"\0" * (size - 8), b"x\0\0\0\0\0\xf8\xbf".ljust(size)):
+        fake.store(array.ctypes.data, data[:size])
+    store(fake, other, 1)
+    rows = fake_session.timeline()
+    assert rows[rows.watch == "other"].new.tolist() == [1]
+    texts = [str(value) for value in rows.new]
+    assert any("\ufffd" in text for text in texts)
+    assert "\n".join(texts).encode().decode().splitlines() == texts
+
+
 def test_bool_that_is_neither_0_nor_1(fake_session: Any, fake: Any) -> None:
     array = np.zeros(2, bool)
     watch = fake_session.watch(array[:1])
@@ -252,6 +269,22 @@ def test_stack_and_registers(fake_session: Any, fake: Any) -> None:
         "test_stack_and_registers",
     ]
     assert stack[2].startswith(f"test_stack_and_registers ({__file__}:")
+
+
+def test_names_that_are_not_utf_8(fake_session: Any, fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `os.fsdecode` gives them: they are escaped, for nothing writes them."""
+    array = np.zeros(2)
+    watch = fake_session.watch(array[:1], name="w\udcff")
+    scope: dict[str, Any] = {"store": store}
+    exec(compile("def odd(*args): store(*args)", "/tmp/\udcfe/m.py", "exec"), scope)
+    monkeypatch.setattr(threading.current_thread(), "name", "t\udcfd")
+    scope["odd"](fake, array, 1)
+    (row,) = fake_session.timeline("w\udcff", stack=True).itertuples()
+    assert (row.watch, row.thread) == ("w\\udcff", "t\\udcfd")
+    assert any("/tmp/\\udcfe/m.py" in frame for frame in row.stack)
+    assert fake_session.find("w\udcff") is watch
+    repr(fake_session.watches()).encode()
+    fake_session.timeline().hwwatch.values("w\udcff")
 
 
 def test_late_hit_claims_no_line(fake_session: Any, fake: Any) -> None:
