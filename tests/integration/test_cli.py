@@ -145,6 +145,61 @@ def test_hits_are_shown_whatever_the_ending(tmp_path: Path) -> None:
         assert "cli.py" not in done.stderr
 
 
+TEE = "class Tee:\n    def __init__(self, file):\n        self.write = file.write\n"
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "sys.stdout.close()",
+        "sys.stderr.close()",
+        "sys.stdout = open('log', 'w')\nsys.stdout.close()\nsys.exit(3)",
+        "del sys.stdout, sys.__stdout__",
+        "sys.stderr = sys.__stderr__ = None",
+        "import io\nsys.stderr = io.TextIOWrapper(sys.stderr.detach(), encoding='utf-8')",
+        f"{TEE}sys.stdout = Tee(sys.stdout)",
+        f"{TEE}sys.stderr = Tee(sys.stderr)",
+        f"{TEE}sys.stderr = Tee(sys.stderr)\n1 / 0",
+        "import os\nos.close(1)",
+    ],
+)
+def test_whatever_the_script_makes_of_its_streams(tmp_path: Path, ending: str) -> None:
+    script(tmp_path, f"{BUG}\nprint('printed')\n{ending}\n")
+    plain = python("script.py", cwd=tmp_path)
+    done = hwwatch("run", "script.py", "--watch", "a[3]", "--out", "hits.csv", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (plain.returncode, plain.stdout)
+    assert "a[3]: 2 hits by 2 lines" in done.stderr
+    assert "cli.py" not in done.stderr
+    assert len(package.load(tmp_path / "hits.csv")) == 2
+
+
+@pytest.mark.parametrize(
+    ("closing", "ending", "told"),
+    [
+        (">&-", "", True),
+        ("2>&-", "", False),
+        ("2>&-", "1 / 0", False),
+        (">&- 2>&-", "", False),
+        ("", "import os; os.close(2); sys.stderr.close(); f = open('other', 'w')", False),
+    ],
+)
+def test_without_a_stream(tmp_path: Path, closing: str, ending: str, *, told: bool) -> None:
+    script(tmp_path, f"{BUG}\nprint('printed')\n{ending}\n")
+    words = "script.py --watch 'a[3]' --out hits.csv"
+    shell = f"cd {tmp_path}; {sys.executable} -m hwwatch run {words} {closing}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60)
+    plain = subprocess.run(
+        ["bash", "-c", f"cd {tmp_path}; {sys.executable} script.py {closing}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (plain.returncode, plain.stdout)
+    assert ("a[3]: 2 hits by 2 lines" in done.stderr) is told
+    assert len(package.load(tmp_path / "hits.csv")) == 2
+    assert not (tmp_path / "other").exists() or (tmp_path / "other").read_text() == ""
+
+
 @pytest.mark.parametrize("text", ["foo bar\n", "x = 1\n  y = 2\n", "return 3\n"])
 def test_syntax_errors_as_under_python(tmp_path: Path, text: str) -> None:
     script(tmp_path, text)
