@@ -200,6 +200,16 @@ def test_without_a_stream(tmp_path: Path, closing: str, ending: str, *, told: bo
     assert not (tmp_path / "other").exists() or (tmp_path / "other").read_text() == ""
 
 
+def test_where_the_current_folder_goes(tmp_path: Path) -> None:
+    gone = "import os, tempfile\n    with tempfile.TemporaryDirectory() as d:\n        os.chdir(d)\n"
+    script(tmp_path, f"{BUG}    {gone}")
+    for name in ("hits.html", "hits.csv"):
+        done = hwwatch("run", "script.py", "--watch", "a[3]", "--out", name, cwd=tmp_path)
+        assert done.returncode == 0
+        assert "a[3]: 2 hits by 2 lines" in done.stderr
+        assert done.stderr.splitlines()[-1] == f"2 hits written to {tmp_path}/{name}"
+
+
 @pytest.mark.parametrize("text", ["foo bar\n", "x = 1\n  y = 2\n", "return 3\n"])
 def test_syntax_errors_as_under_python(tmp_path: Path, text: str) -> None:
     script(tmp_path, text)
