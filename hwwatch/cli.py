@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import signal
@@ -58,6 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["run"]:
         return _run(words[1:])
+    with _any_text():
+        return _doctor_or_help(words)
+
+
+def _doctor_or_help(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         "hwwatch", description=_ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -136,7 +142,8 @@ def _run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--overwrite", action="store_true", help="FILE may exist")
     own, script = split_run(argv)
-    args = parser.parse_args(own)
+    with _any_text():
+        args = parser.parse_args(own)
     if not script:
         parser.error("a script is needed")
     if not args.watch:
@@ -290,6 +297,22 @@ def _teller() -> Callable[[str], None]:
     return tell
 
 
+@contextlib.contextmanager
+def _any_text() -> Iterator[None]:
+    r"""Meanwhile standard output writes as ``\u2026`` what its encoding lacks, as standard error does."""
+    out = sys.stdout
+    if not isinstance(out, io.TextIOWrapper):
+        yield
+        return
+    before = out.errors
+    out.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # its reader is gone
+            out.reconfigure(errors=before)
+
+
 def _opened(descriptor: int) -> tuple[int, int] | None:
     """Which file a descriptor stands for."""
     try:
@@ -307,7 +330,8 @@ def _is_open(stream: TextIO) -> bool:
 
 
 def _write(stream: TextIO, text: str) -> None:
-    print(text, file=stream, flush=True)
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
 
 
 def _lines(session: Session, watches: Sequence[Watch], coverage: Coverage) -> Report:

@@ -464,6 +464,39 @@ def test_where_breakpoints_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
     assert "[perf-" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "ascii:strict"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+)
+def test_where_not_all_text_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    strict = "sys.stderr.reconfigure(encoding='ascii', errors='strict')"
+    script(tmp_path, f"{BUG}    größe = a\n    größe[3] = 8\n    {strict}\n")
+    (tmp_path / "print.py").write_text("print('\u2192')\n")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    doctor = hwwatch("doctor")
+    assert (doctor.returncode, doctor.stderr) == (0, "")
+    assert doctor.stdout.startswith("Watching works: ")
+    for words in (("--help",), ("run", "--help")):
+        shown = hwwatch(*words)
+        assert (shown.returncode, shown.stderr) == (0, "")
+        assert "\\u2026" in shown.stdout
+    done = hwwatch("run", "script.py", "--watch", "a[3]", "größe[5]", "--out", "hits.csv", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "0.0 \\u2192 4.0" in done.stderr
+    assert "gr\\xf6\\xdfe[3] = 8" in done.stderr
+    # What the script itself prints is encoded as under Python.
+    done = hwwatch("run", "print.py", "--watch", "a[3]", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "UnicodeEncodeError" in done.stderr
+
+
 def test_version_and_help() -> None:
     assert hwwatch("--version").stdout == f"hwwatch {package.__version__}\n"
     assert "hwwatch doctor" in hwwatch("--help").stdout
