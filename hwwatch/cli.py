@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from hwwatch import __version__
 from hwwatch.errors import HwwatchError
@@ -58,6 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["run"]:
         return _run(words[1:])
+    with _any_text():
+        return _doctor_or_help(words)
+
+
+def _doctor_or_help(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         "hwwatch", description=_ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -136,7 +142,8 @@ def _run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--overwrite", action="store_true", help="FILE may exist")
     own, script = split_run(argv)
-    args = parser.parse_args(own)
+    with _any_text():
+        args = parser.parse_args(own)
     if not script:
         parser.error("a script is needed")
     if not args.watch:
@@ -152,15 +159,15 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _run_script(script: Sequence[str], args: argparse.Namespace) -> int:
-    from hwwatch.scripts import Wish, compile_script, print_exception, run_script
+    from hwwatch.scripts import Wish, absolute, compile_script, print_exception, run_script
     from hwwatch.sessions import Session
     from hwwatch.words import split
 
-    full = os.path.abspath(script[0])
+    tell, full = _teller(), absolute(script[0])
     try:
         code = compile_script(script[0])
     except OSError as error:
-        print(f"hwwatch: can't open file {full!r}: [Errno {error.errno}] {error.strerror}", file=sys.stderr)
+        tell(f"hwwatch: can't open file {full!r}: [Errno {error.errno}] {error.strerror}")
         return 2
     except (SyntaxError, ValueError) as error:
         print_exception(error, full)
@@ -170,16 +177,14 @@ def _run_script(script: Sequence[str], args: argparse.Namespace) -> int:
     try:
         _prove(args.mode)
     except HwwatchError as error:
-        print(f"hwwatch: {error}", file=sys.stderr)
+        tell(f"hwwatch: {error}")
         return 1
-    report = partial(_report, session, wishes, args.output, overwrite=args.overwrite)
+    report = partial(_report, session, wishes, args.output, tell, overwrite=args.overwrite)
     try:
         with _before_sigterm(report):
             status = run_script(code, script, wishes, session, args.mode)
     finally:
         if os.getpid() == here:  # a forked child comes this way, too
-            with contextlib.suppress(OSError):  # standard output may be closed
-                sys.stdout.flush()
             report()
     if status < 0:
         _interrupted()
@@ -239,7 +244,14 @@ def _prove(mode: str) -> None:
     select("auto").backend.canary({"r": "rw"}.get(mode, mode), 8, False)
 
 
-def _report(session: Session, wishes: Sequence[Wish], output: Path | None, *, overwrite: bool) -> None:
+def _report(
+    session: Session,
+    wishes: Sequence[Wish],
+    output: Path | None,
+    tell: Callable[[str], None],
+    *,
+    overwrite: bool,
+) -> None:
     """What was seen, on standard error."""
     watches = [wish.watch for wish in wishes if wish.watch is not None]
     lines = []
@@ -259,8 +271,67 @@ def _report(session: Session, wishes: Sequence[Wish], output: Path | None, *, ov
         if wish.watch is None:
             why = wish.problem or "its names never appeared in the script's globals"
             lines.append(f"hwwatch: `{wish.text}` was never watched: {why}")
-    with contextlib.suppress(OSError):
-        print("\n".join(lines), file=sys.stderr, flush=True)
+    tell("\n".join(lines))
+
+
+def _teller() -> Callable[[str], None]:
+    """Writes to what is standard error now, after all of the script, whatever that made of `sys.stderr`.
+
+    Where there is none, or no longer, nothing is written, and nothing raised.
+    """
+    own, first = sys.stderr, _opened(2)
+
+    def tell(text: str) -> None:
+        for name in ("stdout", "__stdout__", "stderr"):
+            with contextlib.suppress(Exception):  # any object, closed, or deleted
+                getattr(sys, name).flush()
+        if own is None:
+            return
+        with contextlib.suppress(OSError, ValueError):
+            if _is_open(own):
+                _write(own, text)
+            elif first is not None and first == _opened(2):  # as after sys.stderr.close() or .detach()
+                with open(2, "w", encoding="utf-8", closefd=False) as again:
+                    _write(again, text)
+
+    return tell
+
+
+@contextlib.contextmanager
+def _any_text() -> Iterator[None]:
+    r"""Meanwhile standard output writes as ``\u2026`` what its encoding lacks, as standard error does."""
+    out = sys.stdout
+    if not isinstance(out, io.TextIOWrapper):
+        yield
+        return
+    before = out.errors
+    out.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # its reader is gone
+            out.reconfigure(errors=before)
+
+
+def _opened(descriptor: int) -> tuple[int, int] | None:
+    """Which file a descriptor stands for."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _is_open(stream: TextIO) -> bool:
+    try:
+        return not stream.closed
+    except ValueError:  # detached
+        return False
+
+
+def _write(stream: TextIO, text: str) -> None:
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
 
 
 def _lines(session: Session, watches: Sequence[Watch], coverage: Coverage) -> Report:

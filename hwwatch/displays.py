@@ -131,8 +131,21 @@ def place(row: Mapping[Any, Any], short: Mapping[str, str] | None = None) -> str
         return "(no Python on this thread)"
     if cell is not None:
         return f"In [{cell}]:{'?' if line is None else line}"
-    name = short.get(file, file) if short is not None else file.removeprefix(os.getcwd() + os.sep)
+    name = short.get(file, file) if short is not None else _from_here(file)
     return f"{name}:{'?' if line is None else line}"
+
+
+def _from_here(file: str) -> str:
+    folder = current_folder()
+    return file if folder is None else file.removeprefix(folder + os.sep)
+
+
+def current_folder() -> str | None:
+    """The current folder, or None where it is gone."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return None
 
 
 #: Where a notebook is, whose front end follows links to files below it; None: nobody follows any.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -370,7 +369,8 @@ def load(shell: Any) -> None:
     """Register magics and completion with a shell; twice is as good as once."""
     unload(shell)
     shell.register_magics(WatchMagics)
-    displays.notebook_folder = os.getcwd() if getattr(shell, "kernel", None) is not None else None
+    in_kernel = getattr(shell, "kernel", None) is not None
+    displays.notebook_folder = displays.current_folder() if in_kernel else None
     completion.register(shell)
     shell.events.register("pre_run_cell", cell_log.enter)
     shell.events.register("post_run_cell", cell_log.leave)

@@ -89,6 +89,14 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(sorted({node.id for node in names} - bound))
 
 
+def absolute(path: str) -> str:
+    """A path from the root, as far as that can be told: the current folder may be gone."""
+    try:
+        return os.path.abspath(path)
+    except OSError:
+        return path
+
+
 def compile_script(path: str) -> types.CodeType:
     """The code of a script, under the file name that Python itself would give it.
 
@@ -99,7 +107,7 @@ def compile_script(path: str) -> types.CodeType:
     SyntaxError, ValueError
         It cannot be compiled.
     """
-    full = os.path.abspath(path)
+    full = absolute(path)
     with io.open_code(full) as file:
         source = file.read()
     return compile(source, full, "exec", dont_inherit=True)

@@ -145,6 +145,71 @@ def test_hits_are_shown_whatever_the_ending(tmp_path: Path) -> None:
         assert "cli.py" not in done.stderr
 
 
+TEE = "class Tee:\n    def __init__(self, file):\n        self.write = file.write\n"
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "sys.stdout.close()",
+        "sys.stderr.close()",
+        "sys.stdout = open('log', 'w')\nsys.stdout.close()\nsys.exit(3)",
+        "del sys.stdout, sys.__stdout__",
+        "sys.stderr = sys.__stderr__ = None",
+        "import io\nsys.stderr = io.TextIOWrapper(sys.stderr.detach(), encoding='utf-8')",
+        f"{TEE}sys.stdout = Tee(sys.stdout)",
+        f"{TEE}sys.stderr = Tee(sys.stderr)",
+        f"{TEE}sys.stderr = Tee(sys.stderr)\n1 / 0",
+        "import os\nos.close(1)",
+    ],
+)
+def test_whatever_the_script_makes_of_its_streams(tmp_path: Path, ending: str) -> None:
+    script(tmp_path, f"{BUG}\nprint('printed')\n{ending}\n")
+    plain = python("script.py", cwd=tmp_path)
+    done = hwwatch("run", "script.py", "--watch", "a[3]", "--out", "hits.csv", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (plain.returncode, plain.stdout)
+    assert "a[3]: 2 hits by 2 lines" in done.stderr
+    assert "cli.py" not in done.stderr
+    assert len(package.load(tmp_path / "hits.csv")) == 2
+
+
+@pytest.mark.parametrize(
+    ("closing", "ending", "told"),
+    [
+        (">&-", "", True),
+        ("2>&-", "", False),
+        ("2>&-", "1 / 0", False),
+        (">&- 2>&-", "", False),
+        ("", "import os; os.close(2); sys.stderr.close(); f = open('other', 'w')", False),
+    ],
+)
+def test_without_a_stream(tmp_path: Path, closing: str, ending: str, *, told: bool) -> None:
+    script(tmp_path, f"{BUG}\nprint('printed')\n{ending}\n")
+    words = "script.py --watch 'a[3]' --out hits.csv"
+    shell = f"cd {tmp_path}; {sys.executable} -m hwwatch run {words} {closing}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60)
+    plain = subprocess.run(
+        ["bash", "-c", f"cd {tmp_path}; {sys.executable} script.py {closing}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (plain.returncode, plain.stdout)
+    assert ("a[3]: 2 hits by 2 lines" in done.stderr) is told
+    assert len(package.load(tmp_path / "hits.csv")) == 2
+    assert not (tmp_path / "other").exists() or (tmp_path / "other").read_text() == ""
+
+
+def test_where_the_current_folder_goes(tmp_path: Path) -> None:
+    gone = "import os, tempfile\n    with tempfile.TemporaryDirectory() as d:\n        os.chdir(d)\n"
+    script(tmp_path, f"{BUG}    {gone}")
+    for name in ("hits.html", "hits.csv"):
+        done = hwwatch("run", "script.py", "--watch", "a[3]", "--out", name, cwd=tmp_path)
+        assert done.returncode == 0
+        assert "a[3]: 2 hits by 2 lines" in done.stderr
+        assert done.stderr.splitlines()[-1] == f"2 hits written to {tmp_path}/{name}"
+
+
 @pytest.mark.parametrize("text", ["foo bar\n", "x = 1\n  y = 2\n", "return 3\n"])
 def test_syntax_errors_as_under_python(tmp_path: Path, text: str) -> None:
     script(tmp_path, text)
@@ -397,6 +462,39 @@ def test_where_breakpoints_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
     assert (done.returncode, done.stdout) == (1, "")
     assert len(done.stderr.splitlines()) == 1
     assert "[perf-" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "ascii:strict"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+)
+def test_where_not_all_text_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    strict = "sys.stderr.reconfigure(encoding='ascii', errors='strict')"
+    script(tmp_path, f"{BUG}    größe = a\n    größe[3] = 8\n    {strict}\n")
+    (tmp_path / "print.py").write_text("print('\u2192')\n")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    doctor = hwwatch("doctor")
+    assert (doctor.returncode, doctor.stderr) == (0, "")
+    assert doctor.stdout.startswith("Watching works: ")
+    for words in (("--help",), ("run", "--help")):
+        shown = hwwatch(*words)
+        assert (shown.returncode, shown.stderr) == (0, "")
+        assert "\\u2026" in shown.stdout
+    done = hwwatch("run", "script.py", "--watch", "a[3]", "größe[5]", "--out", "hits.csv", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "0.0 \\u2192 4.0" in done.stderr
+    assert "gr\\xf6\\xdfe[3] = 8" in done.stderr
+    # What the script itself prints is encoded as under Python.
+    done = hwwatch("run", "print.py", "--watch", "a[3]", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "UnicodeEncodeError" in done.stderr
 
 
 def test_version_and_help() -> None:

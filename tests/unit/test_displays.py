@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from hwwatch import displays
-from hwwatch.displays import Markup, coverage_html, place_html, table_html, watches_html
+from hwwatch.displays import Markup, coverage_html, place, place_html, table_html, watches_html
 from hwwatch.reports import Report
 
 EVIL = "<b onclick='x'>&"
@@ -70,3 +70,12 @@ def test_links_to_files_below_the_notebook(
     assert ("<a" in text) == (link is not None)
     assert "<a" not in place_html(row | {"cell": 3})
     assert "<a" not in place_html(row | {"exact": False})
+
+
+def test_places_where_the_current_folder_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"file": str(tmp_path / "bug.py"), "line": 12}
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert place(row) == f"{tmp_path}/bug.py:12"
+    assert place_html(row) == place(row)
