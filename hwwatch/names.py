@@ -21,7 +21,8 @@ def thread_names() -> dict[int, str]:
     names: dict[int, str] = {}
     for task in Path("/proc/self/task").iterdir():
         try:
-            names[int(task.name)] = (task / "comm").read_text().rstrip("\n")
+            # the kernel cuts names at 15 bytes, maybe amid a character
+            names[int(task.name)] = (task / "comm").read_bytes().decode(errors="replace").rstrip("\n")
         except OSError:  # ended meanwhile
             continue
     given = {
@@ -91,4 +92,5 @@ class _Child:
         """Called by multiprocessing once the process knows its name."""
         process = sys.modules.get("multiprocessing.process")
         if process is not None:
-            lib.hww_name_note(os.getpid(), os.getpid(), process.current_process().name.encode(), 1)
+            name = process.current_process().name.encode(errors="replace")
+            lib.hww_name_note(os.getpid(), os.getpid(), name, 1)
