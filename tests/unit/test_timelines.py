@@ -236,6 +236,32 @@ def test_choice_of_watches(fake_session: Any, fake: Any) -> None:
         fake_session.timeline("z")
 
 
+def test_a_name_comes_before_an_id(fake_session: Any, fake: Any) -> None:
+    array = np.zeros(4)
+    one, two = (fake_session.watch(array[i : i + 1], name=name) for i, name in enumerate(("x", "1")))
+    for i in (0, 1, 1):
+        store(fake, array[i:], 1 + i)
+    assert (len(fake_session.timeline("1")), len(fake_session.timeline(1))) == (2, 1)
+    assert len(fake_session.timeline("2")) == 2
+    assert (fake_session.find("1"), fake_session.find(np.int64(1))) == (two, one)
+    fake_session.unwatch("1")
+    assert fake_session.watches() == [one]
+
+
+def test_what_names_no_watch(fake_session: Any) -> None:
+    """Whatever it is equal to."""
+    array = np.ones(4)
+    watches = [fake_session.watch(array[i : i + 1], name=name) for i, name in enumerate("ab")]
+    for thing in (array, array[:1], np.array(1), True, 1.0, None, pd.Series([1]), b"a", watches, {1}):
+        for call in (fake_session.unwatch, fake_session.timeline, fake_session.find):
+            with pytest.raises(hwwatch.TargetError) as caught:
+                call(thing)
+            message = str(caught.value)
+            assert "names no watch: a Watch, its id or its name is needed; there are: 1 (a), 2" in message
+            assert ("`*watches`" in message) == isinstance(thing, list | set)
+    assert [watch.armed for watch in watches] == [True, True]
+
+
 def test_stack_and_registers(fake_session: Any, fake: Any) -> None:
     array = np.zeros(2)
     watch = fake_session.watch(array[:1], stack=3)
