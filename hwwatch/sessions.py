@@ -36,7 +36,15 @@ from hwwatch.native import lib
 from hwwatch.policies import resolve
 from hwwatch.quiet import lock, own, uninterrupted
 from hwwatch.records import clock_offset
-from hwwatch.settings import check_limit, check_on_hit, check_undo, compile_for, settings_of, wanted_bytes
+from hwwatch.settings import (
+    check_limit,
+    check_name,
+    check_on_hit,
+    check_undo,
+    compile_for,
+    settings_of,
+    wanted_bytes,
+)
 from hwwatch.targets.memory import a_kind
 from hwwatch.types import ArmRequest, Backend, Policy
 from hwwatch.watchpoints import Watch
@@ -110,7 +118,10 @@ class Session:
         check_on_hit(on_hit)
         if kernel not in (True, False, "auto"):
             raise TargetError(f'kernel={kernel!r} is none of True, False, "auto".', slug="kernel")
+        if name is not None:
+            check_name(name)
         place = place_of(target, mode, nbytes, name)
+        check_name(place.name)
         pieces = pieces_of(place, mode)
         made: list[Watch] = []
         try:
@@ -224,6 +235,18 @@ class Session:
             since = time.monotonic_ns()
             self._backend_of(watch).disarm(armed)
             self._ledger.close(watch, since)
+
+    def _set_name(self, watch: Watch, name: str) -> None:
+        check_name(name)
+        with uninterrupted:
+            for other in self._watches.values():
+                if other is not watch and other.name == name:
+                    raise TargetError(
+                        f"name={name!r}: watch {other.id} has this name.",
+                        hint="Take another, or rename or unwatch that one first.",
+                        slug="name",
+                    )
+            watch._name = str(name)
 
     def _set_mode(self, watch: Watch, mode: str) -> None:
         check_mode(mode)

@@ -248,6 +248,28 @@ def test_a_name_comes_before_an_id(fake_session: Any, fake: Any) -> None:
     assert fake_session.watches() == [one]
 
 
+def test_names_are_text_of_one_watch_each(fake_session: Any, fake: Any) -> None:
+    array = np.zeros(4)
+    for name in (5, b"x", "", " ", ["x"]):
+        with pytest.raises(hwwatch.TargetError, match=r"^name=.*: some text is needed\. \[name\]"):
+            fake_session.watch(array[:1], name=name)
+    assert fake_session.watches() == []
+    a, b = (fake_session.watch(array[i : i + 1], name=name) for i, name in enumerate("ab"))
+    store(fake, array, 1)
+    for name in (None, 7, "", ["x"], "b"):
+        with pytest.raises(hwwatch.TargetError, match=r"^name=.*\[name\]"):
+            a.name = name
+    assert (a.name, fake_session.timeline().watch.tolist()) == ("a", ["a"])
+    a.name = "a"
+    a.name = "c"
+    b.name = "a"
+    assert [fake_session.find(name) for name in ("c", "a")] == [a, b]
+    assert fake_session.timeline().watch.tolist() == ["c"]
+    fake_session.unwatch(b)
+    a.name = "a"  # free again
+    assert fake_session.watch(array[2:3], name="a").name == "a (2)"
+
+
 def test_what_names_no_watch(fake_session: Any) -> None:
     """Whatever it is equal to."""
     array = np.ones(4)
