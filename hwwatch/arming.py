@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwwatch import native
+from hwwatch import native, words
 from hwwatch.errors import NoSlotError, TargetError
 from hwwatch.native import lib
 from hwwatch.processes import tracers
@@ -78,7 +79,7 @@ def no_slot(watch: Watch, free: int, holders: Sequence[Watch]) -> NoSlotError:
     others = f" and {foreign} by {named or unnamed}" if foreign > 0 else ""
     hint = "End what watches this one; after a debugger they are free in new threads and processes only."
     if holders:
-        hint = f"Free one: `%unwatch {holders[0].name}`."
+        hint = f"Free one: `{_unwatch(holders[0])}`."
     if not holders and debuggers:
         hint = f"Detach {debuggers[0].name}, or delete watchpoints there."
     return NoSlotError(
@@ -86,6 +87,13 @@ def no_slot(watch: Watch, free: int, holders: Sequence[Watch]) -> NoSlotError:
         f"{SLOTS} debug registers, {free} free; taken by {ours}{others}.",
         hint=hint,
     )
+
+
+def _unwatch(watch: Watch) -> str:
+    """The command that frees its registers: the magic in IPython, else the call."""
+    if getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)() is not None:
+        return f"%unwatch {words.quoted(watch.name) or watch.id}"
+    return f"hwwatch.unwatch({watch.name!r})"
 
 
 def kernel_note(watch: Watch, kernel: bool, backend: str) -> str:

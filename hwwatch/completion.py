@@ -66,9 +66,9 @@ def _matcher(shell: Any) -> Any:
     def match(context: CompletionContext) -> Any:
         found = _LINE.fullmatch(context.text_until_cursor)
         line = words.scan(found[2]) if found else None
-        if found is None or line is None or line.quoted:
+        if found is None or line is None or (line.quoted and not _begins_name(found[1], line)):
             return {"completions": [], "suppress": False}
-        if line.inside:  # an index; keys are known to IPython's own matcher
+        if line.inside and not line.quoted:  # an index; keys are known to IPython's own matcher
             fragment = _DOTTED.search(line.words[-1])[0]  # type: ignore[index]  # it can be empty
             texts = _expressions(shell, fragment) if fragment else []
         else:
@@ -77,11 +77,16 @@ def _matcher(shell: Any) -> Any:
         return {
             "completions": [SimpleCompletion(str(text)) for text in texts],
             "matched_fragment": fragment,
-            "suppress": not line.inside,
+            "suppress": line.quoted or not line.inside,
             "ordered": True,
         }
 
     return match
+
+
+def _begins_name(magic: str, line: words.Words) -> bool:
+    """Whether quotes that are still open are those around a watch's name."""
+    return magic != "watch" and line.words[-1][0] in "'\""
 
 
 def _candidates(shell: Any, magic: str, line: words.Words) -> Iterable[str]:
@@ -99,8 +104,14 @@ def _candidates(shell: Any, magic: str, line: words.Words) -> Iterable[str]:
         return _files(word)
     session = default_session()
     watches = session.watches() if magic == "unwatch" else session._choose(())
-    texts = [*(watch.name for watch in watches), *(str(watch.id) for watch in watches)]
-    return [text for text in dict.fromkeys(texts) if text.startswith(word)]
+    start, quote = (word[1:], word[0]) if word[:1] in ("'", '"') else (word, "")
+    texts = [words.quoted(watch.name) for watch in watches if watch.name.startswith(start)]
+    if quote:
+        return [
+            f"{quote}{words.unquoted(text)}{quote}" for text in texts if quote not in words.unquoted(text)
+        ]
+    texts += [str(watch.id) for watch in watches if str(watch.id).startswith(start)]
+    return [text for text in dict.fromkeys(texts) if text]
 
 
 def _files(word: str) -> list[str]:

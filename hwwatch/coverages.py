@@ -6,11 +6,10 @@ import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwwatch.names import thread_names
-from hwwatch.processes import ASLEEP, alive_process, descendants, runs, started_programs
+from hwwatch.processes import ASLEEP, alive_process, descendants, runs, started_programs, status_of
 
 if TYPE_CHECKING:
     from hwwatch.watchpoints import Watch
@@ -37,11 +36,9 @@ def threads() -> list[Thread]:
     names = thread_names()
     found = []
     for tid, name in sorted(names.items()):
-        try:
-            status = Path(f"/proc/self/task/{tid}/status").read_text()
-        except OSError:
+        masks = status_of(f"self/task/{tid}")
+        if not masks:  # ended meanwhile
             continue
-        masks = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
         found.append(
             Thread(
                 tid,

@@ -347,8 +347,8 @@ def _coverage(session: Session, watches: Sequence[Watch]) -> Coverage:
     return replace(whole, watches=chosen)
 
 
-def _which(session: Session, word: str) -> str | int:
-    """The id or name that a word means: names as typed, then as Python writes the expression, then ids."""
+def _which(session: Session, word: str) -> str:
+    """The name or id that a word means: names as typed, then as Python writes the expression, then ids."""
     names = {watch.name for watch in session._choose(())}
     if word in names:
         return word
@@ -356,7 +356,7 @@ def _which(session: Session, word: str) -> str | int:
         written = ast.unparse(ast.parse(word, mode="eval").body)
         if written in names:
             return written
-    return int(word) if word.isdecimal() else word
+    return word
 
 
 def _notice(*_: object) -> None:

@@ -22,7 +22,8 @@ def thread_names() -> dict[int, str]:
     names: dict[int, str] = {}
     for task in Path("/proc/self/task").iterdir():
         try:
-            names[int(task.name)] = (task / "comm").read_text().rstrip("\n")
+            # the kernel cuts names at 15 bytes, maybe amid a character
+            names[int(task.name)] = (task / "comm").read_bytes().decode(errors="replace").rstrip("\n")
         except OSError:  # ended meanwhile
             continue
     given = {

@@ -21,10 +21,15 @@ class Process(NamedTuple):
         return f"{self.name} ({self.pid})"
 
 
+def _text(path: str) -> str:
+    """Of a file; names in it are cut at 15 bytes, maybe amid a character, or were never UTF-8."""
+    return Path(path).read_text(encoding="utf-8", errors="replace")
+
+
 def status_of(task: int | str) -> dict[str, str]:
     """Fields of ``/proc/<task>/status``; empty where there is none."""
     with contextlib.suppress(OSError):
-        lines = Path(f"/proc/{task}/status").read_text(errors="replace").splitlines()
+        lines = _text(f"/proc/{task}/status").splitlines()
         return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
     return {}
 
@@ -32,7 +37,7 @@ def status_of(task: int | str) -> dict[str, str]:
 def process(pid: int) -> Process:
     """A process; its name is "unknown" where it is hidden."""
     with contextlib.suppress(OSError):
-        return Process(pid, Path(f"/proc/{pid}/comm").read_text(errors="replace").strip())
+        return Process(pid, _text(f"/proc/{pid}/comm").strip())
     return Process(pid, "unknown")
 
 
@@ -70,7 +75,7 @@ def descendants(pid: int) -> Iterator[int]:
     """Processes that came from this one; none where the kernel does not say (CONFIG_PROC_CHILDREN)."""
     for task in _tasks(pid):
         try:
-            children = Path(task, "children").read_text().split()
+            children = _text(f"{task}/children").split()
         except OSError:  # ended meanwhile
             continue
         for child in map(int, children):
@@ -100,7 +105,7 @@ def started_programs() -> list[Process]:
 def _image(process: str) -> tuple[str, list[str]] | None:
     """A process' name, and where its arguments and environment begin; None where it has ended."""
     try:
-        head, _, rest = Path(f"/proc/{process}/stat").read_text().rpartition(")")
+        head, _, rest = _text(f"/proc/{process}/stat").rpartition(")")
     except OSError:
         return None
     fields = rest.split()
@@ -111,7 +116,7 @@ def runs(pid: int) -> bool:
     """Whether a thread of a process has the CPU, or waits for it or in the kernel."""
     for task in _tasks(pid):
         try:
-            if Path(task, "stat").read_text().rpartition(")")[2].split()[0] not in ASLEEP:
+            if _text(f"{task}/stat").rpartition(")")[2].split()[0] not in ASLEEP:
                 return True
         except (OSError, IndexError):
             continue

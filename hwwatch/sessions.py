@@ -10,9 +10,11 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from hwwatch import deliveries, interpreter, names, native, safepoints
 from hwwatch.arming import (
@@ -35,7 +37,16 @@ from hwwatch.native import lib
 from hwwatch.policies import resolve
 from hwwatch.quiet import lock, own, uninterrupted
 from hwwatch.records import clock_offset
-from hwwatch.settings import check_limit, check_on_hit, check_undo, compile_for, settings_of, wanted_bytes
+from hwwatch.settings import (
+    check_limit,
+    check_name,
+    check_on_hit,
+    check_undo,
+    compile_for,
+    settings_of,
+    wanted_bytes,
+)
+from hwwatch.targets.memory import a_kind
 from hwwatch.types import ArmRequest, Backend, Policy
 from hwwatch.watchpoints import Watch
 
@@ -108,7 +119,10 @@ class Session:
         check_on_hit(on_hit)
         if kernel not in (True, False, "auto"):
             raise TargetError(f'kernel={kernel!r} is none of True, False, "auto".', slug="kernel")
+        if name is not None:
+            check_name(name)
         place = place_of(target, mode, nbytes, name)
+        check_name(place.name)
         pieces = pieces_of(place, mode)
         made: list[Watch] = []
         try:
@@ -226,6 +240,19 @@ class Session:
             finally:
                 self._ledger.close(watch, since)
                 lib.hww_watch_free(armed.index, armed.generation)
+
+    def _set_name(self, watch: Watch, name: str) -> None:
+        check_name(name)
+        name = encodable(str(name))
+        with uninterrupted:
+            for other in self._watches.values():
+                if other is not watch and other.name == name:
+                    raise TargetError(
+                        f"name={name!r}: watch {other.id} has this name.",
+                        hint="Take another, or rename or unwatch that one first.",
+                        slug="name",
+                    )
+            watch._name = name
 
     def _set_mode(self, watch: Watch, mode: str) -> None:
         check_mode(mode)
@@ -368,23 +395,27 @@ class Session:
             return WatchList(self._watches.values())
 
     def find(self, which: Watch | int | str) -> Watch:
-        """A watch by object, id or name.
+        """A watch by object, id or name; text that is no name may be an id.
 
         Raises
         ------
         TargetError
             There is none.
         """
-        which = encodable(which) if isinstance(which, str) else which
         with self._lock:
-            for watch in self._watches.values():
-                if which is watch or which == watch.id or which == watch.name:
-                    return watch
-            if isinstance(which, str) and which.isdigit() and int(which) in self._watches:
-                return self._watches[int(which)]
+            found = _meant(which, self._watches.values())
             names = ", ".join(f"{watch.id} ({watch.name})" for watch in self._watches.values()) or "none"
-        shown = which.name if isinstance(which, Watch) else which
-        raise TargetError(f"there is no watch {shown!r}; there are: {names}.", slug="no-watch")
+        if found:
+            return found[0]
+        if isinstance(which, Watch | str) or _is_number(which):
+            shown = which.name if isinstance(which, Watch) else which
+            raise TargetError(f"there is no watch {shown!r}; there are: {names}.", slug="no-watch")
+        several = isinstance(which, list | tuple | set)
+        raise TargetError(
+            f"{a_kind(which)} names no watch: a Watch, its id or its name is needed; there are: {names}.",
+            hint="Give several one by one, or with a star: `*watches`." if several else "",
+            slug="no-watch",
+        )
 
     def unwatch(self, *which: Watch | int | str) -> None:
         """Disarm and forget watches by object, id or name, without arguments all; their hits stay."""
@@ -495,10 +526,7 @@ class Session:
             return list(every.values())
         chosen = []
         for item in which:
-            item = encodable(item) if isinstance(item, str) else item
-            number = int(item) if isinstance(item, str) and item.isdigit() else item
-            gone = [w for w in every.values() if item is w or number == w.id or item == w.name]
-            chosen += gone or [self.find(item)]
+            chosen += _meant(item, every.values()) or [self.find(item)]
         return chosen
 
     def clear(self) -> None:
@@ -563,6 +591,20 @@ class Session:
             if watch._armed is not None:
                 watch.parent = int(native.shared().watches[watch._armed.index].owner)
             watch._armed = None
+
+
+def _is_number(which: object) -> bool:
+    return isinstance(which, int | np.integer) and not isinstance(which, bool)
+
+
+def _meant(which: object, watches: Collection[Watch]) -> list[Watch]:
+    """Those of some watches that are meant by an object, id or name; a name comes before an id."""
+    if isinstance(which, Watch):
+        return [watch for watch in watches if watch is which]
+    if isinstance(which, str):
+        name = encodable(which)
+        return [w for w in watches if w.name == name] or [w for w in watches if str(w.id) == name]
+    return [watch for watch in watches if watch.id == which] if _is_number(which) else []
 
 
 def _prove(backend: Backend, watch: Watch) -> bool:

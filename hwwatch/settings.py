@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from hwwatch.watchpoints import Watch
 
 
+def check_name(name: object) -> None:
+    """Raise TargetError where this cannot be a watch's name."""
+    if not isinstance(name, str) or not name.strip():
+        raise TargetError(f"name={name!r}: some text is needed.", slug="name")
+
+
 def check_limit(limit: int | None) -> None:
     """Raise TargetError where a limit is no positive number of hits."""
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):

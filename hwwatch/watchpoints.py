@@ -30,8 +30,6 @@ class Watch:
     ----------
     id : int
         Number within the session, from 1.
-    name : str
-        As given, or the expression; unique within the session.
     target : Target
         The watched place; without its owner where that is not held.
     home : Home
@@ -59,7 +57,7 @@ class Watch:
     ) -> None:
         self._session = session
         self.id = number
-        self.name = name
+        self._name = name
         self.home = Home(target, hold)
         self.target = target if hold else replace(target, owner=None)
         self._moved_away = False  # paused for that
@@ -98,6 +96,21 @@ class Watch:
         if self.target.kind == "data":
             self.target = replace(self.target, owner=None, again=None, bound=None)
             self.home.leave()
+
+    @property
+    def name(self) -> str:
+        """As given, or the expression; unique within the session. Setting it renames its hits, too.
+
+        Raises
+        ------
+        TargetError
+            No text, or the name of another watch of the session.
+        """
+        return self._name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self._session._set_name(self, name)
 
     # what it watches
 

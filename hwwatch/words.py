@@ -69,17 +69,25 @@ def scan(line: str) -> Words:
 
 def split(line: str) -> list[str]:
     """The words of a line; quotes around a whole word, or around an option's value, are taken off."""
-    return [_unquoted(word) for word in scan(line).words if word]
+    return [unquoted(word) for word in scan(line).words if word]
 
 
-def _unquoted(word: str) -> str:
+def unquoted(word: str) -> str:
+    """A word without the quotes around it, or around an option's value."""
     option = _OPTION.match(word)
     if option:
-        return option[0] + _unquoted(word[option.end() :])
+        return option[0] + unquoted(word[option.end() :])
     # The closing quote must be the last character, or it is an expression such as "a" "b" or 'x'[0].
     if len(word) > 1 and word[0] in _QUOTES and word.find(word[0], 1) == len(word) - 1:
         return word[1:-1]
     return word
+
+
+def quoted(name: str) -> str:
+    """A name as one word that `split` gives back, in quotes where it needs them; "" where none will do."""
+    forms = (name, f"'{name}'", f'"{name}"')
+    fit = (form for form in forms if split(f"{form} x") == [name, "x"])
+    return next(fit, "") if name.isprintable() and not name.startswith("-") else ""
 
 
 def place(word: str, namespace: Mapping[str, Any], *, mode: str = "w") -> Target:

@@ -116,7 +116,7 @@ def read_machine() -> Machine:
 
 def _text(path: str) -> str:
     with contextlib.suppress(OSError):
-        return Path(path).read_text(errors="replace").strip()
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
     return ""
 
 

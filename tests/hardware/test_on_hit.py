@@ -231,6 +231,21 @@ def test_two_watches_each_its_own(session: Any) -> None:
     assert silent.hits == 1
 
 
+def test_names_that_are_exchanged(session: Any) -> None:
+    array = np.zeros(8)
+    seen: list[tuple[str, str, float]] = []
+    one = session.watch(array[3:4], name="a", on_hit=lambda hit: seen.append(("one", hit.watch, hit.new)))
+    two = session.watch(array[4:5], name="b", on_hit=lambda hit: seen.append(("two", hit.watch, hit.new)))
+    with pytest.raises(hwwatch.TargetError, match="watch 1 has this name"):
+        two.name = "a"
+    one.name = "c"
+    two.name = "a"
+    array[3] = 1
+    array[4] = 2
+    _safe_point()
+    assert sorted(seen) == [("one", "c", 1), ("two", "a", 2)]
+
+
 def test_set_and_taken_off_while_armed(session: Any) -> None:
     """Hits from before are history: only what comes from now on is delivered."""
     array = np.zeros(8)

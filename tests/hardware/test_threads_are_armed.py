@@ -253,3 +253,39 @@ def test_thousands_of_short_lived_threads(
     assert found["threads"] > 500 * seconds
     assert found["rounds"] > 5 * seconds
     assert found["hits"] > 100 * seconds
+
+
+@pytest.mark.parametrize("env", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
+def test_names_that_cannot_be_decoded(in_child: Callable[..., Any], env: dict[str, str]) -> None:
+    """The kernel cuts the names of threads and programs at 15 bytes, maybe amid a character."""
+
+    def work():
+        import mmap
+        import subprocess
+
+        array, libc = np.frombuffer(mmap.mmap(-1, 4096)), ctypes.CDLL(None)
+        ready, done = threading.Event(), threading.Event()
+
+        def store():
+            libc.prctl(15, "Datenbank-Zugr\u00fcn".encode(), 0, 0, 0)  # PR_SET_NAME
+            array[3] = 1
+            ready.set()
+            done.wait()
+
+        watch = hwwatch.watch(array[3:4])
+        thread = threading.Thread(target=store, name="worker", daemon=True)
+        thread.start()
+        ready.wait()
+        os.symlink("/bin/sleep", b"Datenbank-Zugr\xc3")
+        with subprocess.Popen([os.path.abspath(b"Datenbank-Zugr\xc3"), "10"]) as program:
+            found = watch.timeline().thread.tolist(), str(hwwatch.coverage()), hwwatch.doctor().works
+            hwwatch.export("hits.csv")
+            program.kill()
+        done.set()
+        thread.join()
+        return found
+
+    names, coverage, works = in_child(work, env=env)
+    assert names == ["worker"]
+    assert "Datenbank-Zugr\ufffd" in coverage
+    assert works

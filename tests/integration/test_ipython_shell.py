@@ -84,6 +84,34 @@ def test_unwatch(in_shell: InShell) -> None:
     assert done[8].value == "(1, 0, [])"
 
 
+def test_names_with_blanks_are_quoted(in_shell: InShell) -> None:
+    """As what says that no register is free suggests, and completion offers."""
+    done = in_shell(
+        "%watch a[0] -n 'left eye'",
+        "hwwatch.watch(a[1:2], name='a[3] (2)'), hwwatch.watch(a[2:3], name=\"it's\")",
+        "%watch a[4] -n 'left foot'",
+        "%watch a[5]",
+        "[complete('%unwatch ' + text)['plain'] for text in ('', 'le', \"'le\", '\"left ', '\"a')]",
+        '%unwatch \'left eye\' "a[3] (2)" "it\'s"',
+        "%watch_timeline 'left foot'",
+    )
+    assert "Free one: `%unwatch 'left eye'`." in done[3].err
+    every = ["'left eye'", "'a[3] (2)'", '"it\'s"', "'left foot'"]
+    assert ast.literal_eval(done[4].value) == [
+        [*every, "1", "2", "3", "4"],
+        ["'left eye'", "'left foot'"],
+        ["'left eye'", "'left foot'"],
+        ['"left eye"', '"left foot"'],
+        ['"a[3] (2)"'],
+    ]
+    assert [line.split(";")[0] for line in done[5].out.splitlines()] == [
+        "unwatched 1 (left eye)",
+        "unwatched 2 (a[3] (2))",
+        "unwatched 3 (it's)",
+    ]
+    assert done[6].error == ""
+
+
 def test_watching_again_replaces(in_shell: InShell) -> None:
     *_, last = in_shell(
         "%watch a[3]",

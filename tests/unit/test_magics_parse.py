@@ -13,7 +13,7 @@ from hwwatch.completion import watchable
 from hwwatch.errors import TargetError
 from hwwatch.magics import WatchMagics
 from hwwatch.types import Goto, Return
-from hwwatch.words import place, policy, scan, split
+from hwwatch.words import place, policy, quoted, scan, split
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,29 @@ from hwwatch.words import place, policy, scan, split
 )
 def test_split(line: str, words: list[str]) -> None:
     assert split(line) == words
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("a[3]", "a[3]"),
+        ("m[1, 2]", "m[1, 2]"),
+        ("left eye", "'left eye'"),
+        ("a[3] (2)", "'a[3] (2)'"),
+        ("it's here", '"it\'s here"'),
+        ("r['my field']", "r['my field']"),
+        ("r['my field'] (2)", "\"r['my field'] (2)\""),
+        ("#1", "'#1'"),
+        ("'x'", "\"'x'\""),
+        ("a[", "'a['"),
+        ("--all", ""),
+        ("two\nlines", ""),
+        ("'both' \"kinds\"", ""),
+    ],
+)
+def test_quoted(name: str, word: str) -> None:
+    assert quoted(name) == word
+    assert not word or split(word) == [name]
 
 
 @pytest.mark.parametrize(

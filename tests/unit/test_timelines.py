@@ -253,6 +253,54 @@ def test_choice_of_watches(fake_session: Any, fake: Any) -> None:
         fake_session.timeline("z")
 
 
+def test_a_name_comes_before_an_id(fake_session: Any, fake: Any) -> None:
+    array = np.zeros(4)
+    one, two = (fake_session.watch(array[i : i + 1], name=name) for i, name in enumerate(("x", "1")))
+    for i in (0, 1, 1):
+        store(fake, array[i:], 1 + i)
+    assert (len(fake_session.timeline("1")), len(fake_session.timeline(1))) == (2, 1)
+    assert len(fake_session.timeline("2")) == 2
+    assert (fake_session.find("1"), fake_session.find(np.int64(1))) == (two, one)
+    fake_session.unwatch("1")
+    assert fake_session.watches() == [one]
+
+
+def test_names_are_text_of_one_watch_each(fake_session: Any, fake: Any) -> None:
+    array = np.zeros(4)
+    for name in (5, b"x", "", " ", ["x"]):
+        with pytest.raises(hwwatch.TargetError, match=r"^name=.*: some text is needed\. \[name\]"):
+            fake_session.watch(array[:1], name=name)
+    assert fake_session.watches() == []
+    a, b = (fake_session.watch(array[i : i + 1], name=name) for i, name in enumerate("ab"))
+    store(fake, array, 1)
+    for name in (None, 7, "", ["x"], "b"):
+        with pytest.raises(hwwatch.TargetError, match=r"^name=.*\[name\]"):
+            a.name = name
+    assert (a.name, fake_session.timeline().watch.tolist()) == ("a", ["a"])
+    a.name = "a"
+    a.name = "c"
+    b.name = "a"
+    assert [fake_session.find(name) for name in ("c", "a")] == [a, b]
+    assert fake_session.timeline().watch.tolist() == ["c"]
+    fake_session.unwatch(b)
+    a.name = "a"  # free again
+    assert fake_session.watch(array[2:3], name="a").name == "a (2)"
+
+
+def test_what_names_no_watch(fake_session: Any) -> None:
+    """Whatever it is equal to."""
+    array = np.ones(4)
+    watches = [fake_session.watch(array[i : i + 1], name=name) for i, name in enumerate("ab")]
+    for thing in (array, array[:1], np.array(1), True, 1.0, None, pd.Series([1]), b"a", watches, {1}):
+        for call in (fake_session.unwatch, fake_session.timeline, fake_session.find):
+            with pytest.raises(hwwatch.TargetError) as caught:
+                call(thing)
+            message = str(caught.value)
+            assert "names no watch: a Watch, its id or its name is needed; there are: 1 (a), 2" in message
+            assert ("`*watches`" in message) == isinstance(thing, list | set)
+    assert [watch.armed for watch in watches] == [True, True]
+
+
 def test_stack_and_registers(fake_session: Any, fake: Any) -> None:
     array = np.zeros(2)
     watch = fake_session.watch(array[:1], stack=3)
