@@ -38,11 +38,10 @@ struct hww_thread {
     volatile int in_handler;
     void **volatile recover; /* where a fault while reading foreign memory goes on */
     pid_t tid, pid;
-    uint64_t forwarding;   /* bit n: signal n is being handed on */
-    void (*receiver)(int); /* to whom */
-    uint32_t nested;       /* who was named by the last trap inside the handler: watch << 8 | piece */
-    int canary;            /* a test access is being made under a register set by a tracer */
-    int muted;             /* > 0: hwwatch's own code runs; its calls of a watched function are let through */
+    struct hww_delivery *deliveries[3]; /* SIGTRAP, SIGSEGV, SIGBUS that are being handed on (signals.c) */
+    uint32_t nested; /* who was named by the last trap inside the handler: watch << 8 | piece */
+    int canary;      /* a test access is being made under a register set by a tracer */
+    int muted;       /* > 0: hwwatch's own code runs; its calls of a watched function are let through */
 };
 extern __thread struct hww_thread hww_thread __attribute__((tls_model("initial-exec")));
 int hww_thread_open(void);
