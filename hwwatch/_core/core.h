@@ -163,6 +163,10 @@ uint32_t hww_registers_pieces(uint32_t registers, uint32_t watch);
 void hww_registers_drop(uint32_t watch);
 void hww_registers_purge(void);
 
+/* arm.c, for fork */
+void hww_unlisted_enter(void);
+void hww_unlisted_leave(void);
+
 /* arm.c, for the handler */
 void hww_watch_doubt(struct hww_thread *self, uint32_t watch, uint32_t piece);
 
