@@ -9,7 +9,7 @@
 static uint64_t scratch[32];
 
 /* Counts of one 8-byte piece when the kernel copies over it: 8 where it copies a byte at a time (rep movsb),
- * 1 where by words. Measured once. */
+ * 1 where by words. Measured once; 0: not yet, or it could not be. */
 static uint32_t copy_counts;
 
 /* Something to execute under the canary's breakpoint. */
@@ -60,7 +60,7 @@ static void measure_copies(void)
     int random = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
     hww_unlisted_enter();
     int fd = (int)syscall(SYS_perf_event_open, &attr, 0, -1, -1, PERF_FLAG_FD_CLOEXEC);
-    uint64_t before = 0, most = 1;
+    uint64_t before = 0, most = 0;
     for (size_t size = 8; fd >= 0 && random >= 0 && size <= sizeof scratch; size *= 4) {
         ssize_t got = read(random, scratch, size);
         uint64_t now = hww_event_count(fd);
