@@ -3,6 +3,7 @@
  * Threads come and go while this runs. One that is born of an armed thread inherits its events; all others
  * are found in /proc. Not called from the handler, but for hww_watch_doubt. */
 #define _GNU_SOURCE
+#include <pthread.h>
 #include <stdlib.h>
 
 #include "events.h"
@@ -12,6 +13,21 @@
 
 /* Bit w: watch w has doubtful events. */
 static uint64_t doubts;
+
+/* Held while events are open that are on no list: a child born meanwhile would keep their descriptors, and so
+ * their registers. Taken by fork, too: after the tracer's lock, which must not be asked for under it, and
+ * before that of hooks.c. Never in the handler. */
+static pthread_mutex_t unlisted = PTHREAD_MUTEX_INITIALIZER;
+
+void hww_unlisted_enter(void)
+{
+    pthread_mutex_lock(&unlisted);
+}
+
+void hww_unlisted_leave(void)
+{
+    pthread_mutex_unlock(&unlisted);
+}
 
 static struct hww_event *list_add(int watch, pid_t tid)
 {
@@ -52,12 +68,14 @@ static int arm_thread(int watch, pid_t tid, uint32_t inherited, const struct hww
     if (!event)
         return -ENOMEM;
     for (uint32_t p = inherited; p < entry->npieces; p++) {
+        hww_unlisted_enter();
         int fd = hww_event_open(entry->mode, entry->pieces[p].address, entry->pieces[p].nbytes, tid,
                                 hww_cookie(entry->generation, (uint32_t)watch, p), options, 0);
-        if (fd >= 0) {
+        if (fd >= 0)
             hww_event_keep(event, p, fd);
+        hww_unlisted_leave();
+        if (fd >= 0)
             continue;
-        }
         if (fd == -ESRCH) { /* ended meanwhile */
             report->vanished++;
             return 0;

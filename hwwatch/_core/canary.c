@@ -9,7 +9,7 @@
 static uint64_t scratch[32];
 
 /* Counts of one 8-byte piece when the kernel copies over it: 8 where it copies a byte at a time (rep movsb),
- * 1 where by words. Measured once. */
+ * 1 where by words. Measured once; 0: not yet, or it could not be. */
 static uint32_t copy_counts;
 
 /* Something to execute under the canary's breakpoint. */
@@ -26,6 +26,7 @@ int hww_slots_free(int32_t tid, int most)
     struct perf_event_attr attr;
     hww_event_describe(&attr, HWW_WRITE, (uint64_t)scratch, 8, 0, &options, 1);
     attr.inherit = attr.inherit_thread = 0;
+    hww_unlisted_enter();
     while (count < most && count < HWW_MAX_PIECES) {
         long fd = syscall(SYS_perf_event_open, &attr, tid, -1, -1, PERF_FLAG_FD_CLOEXEC);
         if (fd < 0) {
@@ -36,6 +37,7 @@ int hww_slots_free(int32_t tid, int most)
     }
     for (int i = 0; i < count; i++)
         close(fds[i]);
+    hww_unlisted_leave();
     return error && error != -ENOSPC ? error : count;
 }
 
@@ -55,9 +57,10 @@ static void measure_copies(void)
     attr.sample_period = 0;
     attr.sigtrap = attr.remove_on_exec = attr.inherit = attr.inherit_thread = 0;
     attr.sig_data = 0;
-    int fd = (int)syscall(SYS_perf_event_open, &attr, 0, -1, -1, PERF_FLAG_FD_CLOEXEC);
     int random = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
-    uint64_t before = 0, most = 1;
+    hww_unlisted_enter();
+    int fd = (int)syscall(SYS_perf_event_open, &attr, 0, -1, -1, PERF_FLAG_FD_CLOEXEC);
+    uint64_t before = 0, most = 0;
     for (size_t size = 8; fd >= 0 && random >= 0 && size <= sizeof scratch; size *= 4) {
         ssize_t got = read(random, scratch, size);
         uint64_t now = hww_event_count(fd);
@@ -66,9 +69,10 @@ static void measure_copies(void)
         before = now;
     }
     copy_counts = (uint32_t)(most > 8 ? 8 : most);
+    hww_event_close(&fd);
+    hww_unlisted_leave();
     if (random >= 0)
         close(random);
-    hww_event_close(&fd);
 }
 
 /* Prove on the calling thread that a breakpoint of this kind really traps: some virtual machines and
@@ -83,9 +87,12 @@ int hww_canary(uint32_t mode, uint32_t nbytes, uint32_t kernel)
     sigaddset(&only, SIGTRAP);
     uint64_t address = mode == HWW_EXECUTE ? (uint64_t)scratch_function : (uint64_t)scratch;
     uint64_t seen = hww_canary_seen;
+    hww_unlisted_enter();
     int fd = hww_event_open(mode, address, nbytes, 0, hww_cookie(0, HWW_COOKIE_CANARY, 0), &options, 0);
-    if (fd < 0)
+    if (fd < 0) {
+        hww_unlisted_leave();
         return fd;
+    }
     pthread_sigmask(SIG_UNBLOCK, &only, &before);
     if (mode == HWW_EXECUTE) {
         void (*volatile call)(void) = scratch_function;
@@ -97,5 +104,6 @@ int hww_canary(uint32_t mode, uint32_t nbytes, uint32_t kernel)
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     hww_event_close(&fd);
+    hww_unlisted_leave();
     return hww_canary_seen != seen;
 }

@@ -38,11 +38,10 @@ struct hww_thread {
     volatile int in_handler;
     void **volatile recover; /* where a fault while reading foreign memory goes on */
     pid_t tid, pid;
-    uint64_t forwarding;   /* bit n: signal n is being handed on */
-    void (*receiver)(int); /* to whom */
-    uint32_t nested;       /* who was named by the last trap inside the handler: watch << 8 | piece */
-    int canary;            /* a test access is being made under a register set by a tracer */
-    int muted;             /* > 0: hwwatch's own code runs; its calls of a watched function are let through */
+    struct hww_delivery *deliveries[3]; /* SIGTRAP, SIGSEGV, SIGBUS that are being handed on (signals.c) */
+    uint32_t nested; /* who was named by the last trap inside the handler: watch << 8 | piece */
+    int canary;      /* a test access is being made under a register set by a tracer */
+    int muted;       /* > 0: hwwatch's own code runs; its calls of a watched function are let through */
 };
 extern __thread struct hww_thread hww_thread __attribute__((tls_model("initial-exec")));
 int hww_thread_open(void);
@@ -171,6 +170,10 @@ uint32_t hww_registers_candidates(struct hww_thread *self, const struct hww_mome
 uint32_t hww_registers_pieces(uint32_t registers, uint32_t watch);
 void hww_registers_drop(uint32_t watch);
 void hww_registers_purge(void);
+
+/* arm.c, for fork */
+void hww_unlisted_enter(void);
+void hww_unlisted_leave(void);
 
 /* arm.c, for the handler */
 void hww_watch_doubt(struct hww_thread *self, uint32_t watch, uint32_t piece);

@@ -328,7 +328,9 @@ static int count_module(struct dl_phdr_info *module, size_t size, void *argument
     return 0;
 }
 
-/* What has been looked at, under the lock. */
+/* What has been looked at, under the lock. It is held during each pass over the modules, so that no child is
+ * born with the lock that dl_iterate_phdr takes; not during dladdr, since one that holds the loader's lock
+ * may come for ours, from a constructor that creates a thread. */
 static struct modules known;
 static pthread_mutex_t looking = PTHREAD_MUTEX_INITIALIZER;
 
@@ -340,8 +342,11 @@ static void look(int all)
     for (int tries = 0; tries < 20; tries++) {
         Dl_info here;
         struct modules now = {0, 0};
+        pthread_mutex_lock(&looking);
         dl_iterate_phdr(count_module, &now);
-        if (!all && now.count == known.count && now.unloaded == known.unloaded)
+        int same = now.count == known.count && now.unloaded == known.unloaded;
+        pthread_mutex_unlock(&looking);
+        if (!all && same)
             return;
         if (dladdr((void *)our_create, &here))
             own_base = (uintptr_t)here.dli_fbase;

@@ -121,12 +121,17 @@ static uint32_t change_bridged(struct change *self)
     uint32_t pieces = hww_watch_at(self->watch)->npieces, p;
     for (p = 0; p < pieces && !self->result; p++) {
         struct bridge bridge = {NULL, 0};
-        if (bridge_open(&bridge, self->watch, p, self->options) < 0)
+        hww_unlisted_enter();
+        int error = bridge_open(&bridge, self->watch, p, self->options);
+        if (!error) {
+            self->result = change_piece(self->watch, p, self->mode, self->options, 0);
+            bridge_disable(&bridge);
+            hww_watch_settle(self->watch, 1, 1);
+            bridge_close(&bridge);
+        }
+        hww_unlisted_leave();
+        if (error)
             break;
-        self->result = change_piece(self->watch, p, self->mode, self->options, 0);
-        bridge_disable(&bridge);
-        hww_watch_settle(self->watch, 1, 1);
-        bridge_close(&bridge);
         count_bridged(self->watch, p);
     }
     return p;

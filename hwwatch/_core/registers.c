@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "helper.h"
 #include "registers.h"
 
 struct hww_slot hww_slots[HWW_MAX_PIECES] = {[0 ... HWW_MAX_PIECES - 1] = {.watch = HWW_MAX_WATCHES}};
@@ -17,6 +18,11 @@ static uint64_t doomed;
 /* The process that all this is about. A vfork child shares our memory, and must never be armed. */
 static int32_t home;
 
+/* 1: a fork is under way; 2, too: somebody wanted a helper meanwhile. */
+static uint32_t forking;
+
+/* Longest wait of a thread that is to block SIGTRAP for a fork's end, ns. */
+#define FORKS 1000000000
 /* Longest wait for threads that may be creating others, and for traps on their way, ns. */
 #define BIRTHS 500000000
 #define FLIGHTS 1000000000
@@ -107,6 +113,28 @@ void hww_registers_enter(void)
     hww_tracer_lock();
 }
 
+/* The same, but for no longer than this while a fork is under way: handlers of it (pthread_atfork) may wait
+ * for the calling thread, as OpenBLAS's do, which end its workers. 0: it is not entered; one errand for all
+ * threads follows the fork. */
+static int enter_or_pass(uint64_t patience)
+{
+    const struct timespec moment = {0, 50000};
+    int32_t self = (int32_t)HWW_RAW(SYS_gettid);
+    uint64_t deadline = 0;
+    for (int32_t nobody = 0;
+         !__atomic_compare_exchange_n(&hww_work.owner, &nobody, self, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+         nobody = 0) {
+        uint32_t under_way = HWW_LOAD(&forking);
+        if (under_way && !deadline)
+            deadline = now_ns() + patience;
+        if (under_way && now_ns() >= deadline &&
+            __atomic_compare_exchange_n(&forking, &under_way, 3, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+            return 0;
+        HWW_RAW(SYS_nanosleep, &moment, 0);
+    }
+    return 1;
+}
+
 /* Whether a handler or hook may send a helper now: not under the lock, and not from a vfork child. */
 static int may_enter(void)
 {
@@ -134,10 +162,8 @@ void hww_registers_drop(uint32_t watch)
     if (!mine)
         return;
     __atomic_fetch_or(&doomed, 1ull << watch, __ATOMIC_ACQ_REL);
-    if (!may_enter())
-        return;
-    hww_registers_enter();
-    hww_registers_leave();
+    if (may_enter() && enter_or_pass(0))
+        hww_registers_leave();
 }
 
 /* A trap that no register of hww_slots_ours explains: a watch that its parent process has ended, or a helper
@@ -152,9 +178,8 @@ void hww_registers_purge(void)
         if (HWW_LOAD(&watch->first) != hww_slots[i].first || hww_watch_over(watch))
             gone |= 1ull << hww_slots[i].watch;
     }
-    if (!may_enter())
+    if (!may_enter() || !enter_or_pass(0))
         return;
-    hww_registers_enter();
     take_out(gone);
     hww_registers_apply(gone ? 0 : (int32_t)HWW_RAW(SYS_gettid));
     hww_registers_leave();
@@ -173,9 +198,8 @@ int hww_registers_wanted(void)
 /* Set the calling thread's registers as all are to be. */
 int hww_registers_here(void)
 {
-    if (!may_enter())
+    if (!may_enter() || !enter_or_pass(0))
         return -EBUSY;
-    hww_registers_enter();
     int error = hww_registers_apply((int32_t)HWW_RAW(SYS_gettid));
     hww_registers_leave();
     return error;
@@ -189,7 +213,10 @@ void hww_registers_begin(void)
     uint64_t since = hww_tracer_errand();
     if (!may_enter())
         return;
-    hww_registers_enter();
+    if (!enter_or_pass(0)) {
+        note(offsetof(struct hww_watch, belated));
+        return;
+    }
     const struct hww_traced *thread = hww_traced_find(tid);
     if (!thread || thread->state != HWW_THREAD_ARMED || thread->errand < since)
         hww_registers_apply(tid);
@@ -224,7 +251,8 @@ int hww_registers_leave_here(void)
     struct hww_errand errand;
     if (!may_enter())
         return 0;
-    hww_registers_enter();
+    if (!enter_or_pass(FORKS))
+        return -EAGAIN;
     hww_registers_plan(&errand, (int32_t)HWW_RAW(SYS_gettid));
     memset(&errand.want, 0, sizeof errand.want);
     int error = hww_registers_run(&errand);
@@ -238,10 +266,13 @@ int hww_registers_leave_here(void)
 static void before_fork(void)
 {
     hww_tracer_lock();
+    HWW_STORE(&forking, 1);
 }
 
 static void after_fork(void)
 {
+    if (__atomic_exchange_n(&forking, 0, __ATOMIC_SEQ_CST) == 3)
+        hww_registers_apply(0);
     hww_registers_leave();
 }
 
@@ -249,7 +280,7 @@ static void after_fork(void)
 static void in_child(void)
 {
     home = (int32_t)HWW_RAW(SYS_getpid);
-    doomed = 0;
+    doomed = forking = 0;
     given = (struct hww_debug){{0}, 0};
     hww_slots_ours = 0;
     for (int i = 0; i < HWW_MAX_PIECES; i++) {

@@ -125,6 +125,38 @@ static void deliver(int number, struct sigaction *previous, siginfo_t *info, voi
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
+/* A signal that is being handed on, on the stack of whoever hands it on. */
+struct hww_delivery {
+    uint64_t mark;
+    void *context;
+    void (*receiver)(int);
+};
+
+static uint64_t mark_of(const struct hww_delivery *self)
+{
+    return (uintptr_t)self ^ 0x9e3779b97f4a7c15ull;
+}
+
+/* Reads what may be another frame's by now, or gone with its stack. */
+HWW_FOREIGN static void read_delivery(void *argument)
+{
+    struct hww_delivery *copy = *(struct hww_delivery **)argument, *from = copy->context;
+    *copy = *(volatile struct hww_delivery *)from;
+}
+
+/* Whether a delivery is still under way, so that this one happened in it; a receiver may have jumped out of
+ * it instead (siglongjmp). Then its frame lies where this one's does, or above, or others have been written
+ * over it. The receiver may have called us with what it was given, or caused another signal: that began below
+ * the frame. Out: a copy. */
+static int under_way(struct hww_thread *thread, const struct hww_delivery *outer,
+                     const struct hww_delivery *own, void *context, struct hww_delivery *copy)
+{
+    uintptr_t from = (uintptr_t)((const ucontext_t *)context)->uc_mcontext.gregs[REG_RSP];
+    copy->context = (void *)outer;
+    return (uintptr_t)own < (uintptr_t)outer && hww_guarded(thread, read_delivery, &copy) == 0 &&
+           copy->mark == mark_of(outer) && (copy->context == context || from < (uintptr_t)outer);
+}
+
 /* Let the signal do what it would have done without us: die, be ignored, or run the earlier handler with
  * the mask it asked for. One that took the signal from us and hands it on brings it back here: then it
  * goes to who had it first, else the two would call each other for ever; unless that one has set another in
@@ -132,17 +164,23 @@ static void deliver(int number, struct sigaction *previous, siginfo_t *info, voi
 void hww_signal_forward(struct hww_signal *self, siginfo_t *info, void *context)
 {
     struct hww_thread *thread = &hww_thread;
-    uint64_t before = thread->forwarding, bit = 1ull << self->number;
-    void (*outer)(int) = thread->receiver, (*receiver)(int) = self->previous.sa_handler;
-    if (before & bit && outer == receiver) {
+    struct hww_delivery **place = &thread->deliveries[self->number == SIGTRAP   ? 0
+                                                      : self->number == SIGSEGV ? 1
+                                                                                : 2];
+    struct hww_delivery *outer = *place, found, own;
+    if (outer && !under_way(thread, outer, &own, context, &found))
+        outer = NULL;
+    own = (struct hww_delivery){mark_of(&own), context, self->previous.sa_handler};
+    if (outer && found.receiver == own.receiver) {
         deliver(self->number, &self->original, info, context);
         return;
     }
-    thread->forwarding = before | bit;
-    thread->receiver = receiver;
+    *place = &own;
+    HWW_FENCE();
     deliver(self->number, &self->previous, info, context);
-    thread->receiver = outer;
-    thread->forwarding = before;
+    HWW_FENCE();
+    *place = outer;
+    HWW_STORE(&own.mark, 0);
 }
 
 /* With the kernel's accesses included, a signal frame written over watched bytes of a thread's own stack,

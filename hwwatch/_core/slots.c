@@ -254,6 +254,7 @@ int hww_watch_close(int watch)
     /* Bounded: a child made by a raw clone() has its parent's count, not its threads. */
     for (int tries = 0; tries < 1000 && __atomic_load_n(&holders, __ATOMIC_SEQ_CST); tries++)
         nanosleep(&moment, NULL);
+    hww_unlisted_enter(); /* a child that is born between exchange and close would keep it */
     for (uint32_t i = 0; i < hww_events[watch].count; i++)
         for (int p = 0; p < HWW_MAX_PIECES; p++) {
             struct hww_event *event = hww_event_at(watch, i);
@@ -264,6 +265,7 @@ int hww_watch_close(int watch)
             HWW_ADD(&hww_watch_at(watch)->retired[p], hww_event_count(fd));
             close(fd);
         }
+    hww_unlisted_leave();
     return 0;
 }
 

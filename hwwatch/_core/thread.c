@@ -26,17 +26,20 @@ uint32_t hww_forks(void)
 static void before_fork(void)
 {
     HWW_ADD(&forks, 1);
+    hww_unlisted_enter();
     hww_hooks_fork(0);
 }
 
 static void after_fork(void)
 {
     hww_hooks_fork(1);
+    hww_unlisted_leave();
 }
 
 static void in_child(void)
 {
     hww_hooks_fork(1);
+    hww_unlisted_leave();
     hww_tracer_reset();
     hww_notify_forked();
     hww_watch_forked();

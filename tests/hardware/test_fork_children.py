@@ -135,6 +135,55 @@ def test_child_cannot_disarm_its_parent(in_child: Callable[..., Any]) -> None:
     assert in_child(work) == [[0] * 6, [1, 2, 3, 4, 5, 6], True, True, 0]
 
 
+@pytest.mark.perf
+@pytest.mark.parametrize("act", ["free", "canary", "switch"])
+def test_born_while_registers_are_tried(in_child: Callable[..., Any], act: str) -> None:
+    """Children that live on keep none of the events that another thread has open for a moment."""
+
+    def work(act):
+        from hwwatch.backends.select import select
+
+        backend, array = select("perf").backend, np.zeros(8)
+        watch = hwwatch.watch(array[3:4])
+        rounds, stop = [0], threading.Event()
+
+        def loop():
+            while not stop.is_set():
+                if act == "free":
+                    backend.slots_free()
+                elif act == "canary":
+                    backend.canary("w", 8, False)
+                else:
+                    watch.mode = "rw" if watch.mode == "w" else "w"
+                rounds[0] += 1
+
+        def events(pid):
+            names = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")]
+            return sum("perf_event" in name for name in names)
+
+        thread = threading.Thread(target=loop)
+        thread.start()
+        children = []
+        for _ in range(100):
+            child = os.fork()
+            if not child:
+                while True:
+                    signal.pause()
+            children.append(child)
+        stop.set()
+        thread.join()
+        deadline = time.monotonic() + 5  # each lets go of the watch's own event as it begins
+        while (kept := sum(map(events, children))) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        found = kept, backend.slots_free()
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        return *found, rounds[0] > 3
+
+    assert in_child(work, act) == [0, 3, True]
+
+
 def test_grandchildren_and_multiprocessing(in_child: Callable[..., Any]) -> None:
     def work():
         import multiprocessing

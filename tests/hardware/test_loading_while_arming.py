@@ -75,3 +75,57 @@ def test_no_deadlock(in_child: Callable[..., Any], build: Callable[..., str], ba
     assert rounds > 3
     assert crowd > 10
     assert (hits, lost) == (1, 0)
+
+
+FORKS = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <link.h>
+#include <pthread.h>
+#include <sys/wait.h>
+#include <unistd.h>
+static volatile int stop;
+static volatile long loads;
+/* One that is loaded already: the loader itself changes no list. */
+static void *load(void *path)
+{
+    for (; !stop; loads++)
+        dlclose(dlopen(path, RTLD_NOW));
+    return 0;
+}
+static int nothing(struct dl_phdr_info *module, size_t size, void *given) { return 1; }
+/* How many of the children hung as they went through the modules. */
+int forks(const char *path, int count)
+{
+    pthread_t thread;
+    int hung = 0, status;
+    dlopen(path, RTLD_NOW);
+    pthread_create(&thread, 0, load, (void *)path);
+    while (!loads)
+        ;
+    for (int i = 0; i < count && hung < 2; i++) {
+        pid_t child = fork();
+        if (!child) {
+            alarm(5);
+            dl_iterate_phdr(nothing, 0);
+            _exit(0);
+        }
+        waitpid(child, &status, 0);
+        hung += status != 0;
+    }
+    stop = 1;
+    pthread_join(thread, 0);
+    return hung;
+}
+"""
+
+
+def test_children_find_the_loaders_lock_free(in_child: Callable[..., Any], build: Callable[..., str]) -> None:
+    """A fork while another thread looks for modules."""
+
+    def work(path, module):
+        library, array = ctypes.CDLL(path), np.zeros(8)
+        w = hwwatch.watch(array[4:5])
+        return library.forks(module.encode(), 500), w.armed
+
+    assert in_child(work, build(FORKS, "-ldl"), build("int nothing(void) { return 0; }")) == [0, True]

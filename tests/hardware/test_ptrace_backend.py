@@ -248,6 +248,65 @@ def test_children(in_child: Callable[..., Any]) -> None:
     assert in_child(work) == [0, [1, 2, 5], [5], 0]
 
 
+FORK_HANDLER = """
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#define COUNT 16
+static pthread_t threads[COUNT];
+static int created, joined;
+static volatile int ended, go;
+static volatile long *place;
+static void *work(void *number)
+{
+    while ((long)number < COUNT / 2 ? !ended : !go)
+        usleep(100);
+    if ((long)number >= COUNT / 2)
+        __atomic_fetch_add(place, 1, __ATOMIC_SEQ_CST);
+    return 0;
+}
+static void before_fork(void)
+{
+    ended = 1;
+    for (; joined < created && joined < COUNT / 2; joined++)
+        pthread_join(threads[joined], 0);
+}
+void install(volatile long *at) { place = at; pthread_atfork(before_fork, 0, 0); }
+int fork_with_new_threads(void)
+{
+    int status;
+    ended = go = created = joined = 0;
+    for (; created < COUNT; created++)
+        pthread_create(&threads[created], 0, work, (void *)(long)created);
+    pid_t child = fork();
+    if (!child)
+        _exit(0);
+    go = 1;
+    for (; joined < created; joined++)
+        pthread_join(threads[joined], 0);
+    waitpid(child, &status, 0);
+    return status;
+}
+"""
+
+
+def test_fork_handlers_that_wait_for_new_threads(
+    in_child: Callable[..., Any], build: Callable[..., str]
+) -> None:
+    """As OpenBLAS's do: those that want to be armed meanwhile go on, and are armed when the fork is done."""
+
+    def work(path):
+        library, values = ctypes.CDLL(path), np.zeros(1, np.int64)
+        library.install(ctypes.c_void_p(values.ctypes.data))
+        watch = hwwatch.watch(values, backend="ptrace")
+        results = [library.fork_with_new_threads() for _ in range(20)]
+        return any(results), values[0], watch.hits, watch.lost
+
+    assert in_child(work, build(FORK_HANDLER)) == [False, 160, 160, 0]
+
+
 def test_one_that_blocks_sigtrap_is_never_armed(in_child: Callable[..., Any]) -> None:
     """A hit would kill the process: it is disarmed before it blocks the signal, and armed again later."""
 

@@ -70,43 +70,103 @@ def test_sent_to_an_earlier_python_handler(in_child: Callable[..., Any], number:
     assert in_child(work, int(number)) == [number] * 4
 
 
-def test_real_fault_goes_to_an_earlier_handler(
-    in_child: Callable[..., Any], build: Callable[..., str]
-) -> None:
-    """A C handler that jumps out of a fault, as interpreters and runtimes have them."""
-    source = """
-    #define _GNU_SOURCE
-    #include <setjmp.h>
-    #include <signal.h>
-    static sigjmp_buf out;
-    static void handler(int number, siginfo_t *info, void *context)
-    {
-        (void)number;
-        (void)context;
-        siglongjmp(out, info->si_addr == (void *)64 ? 2 : 3);
-    }
-    void install(void)
-    {
-        struct sigaction action = {0};
-        action.sa_sigaction = handler;
-        action.sa_flags = SA_SIGINFO;
-        sigaction(SIGSEGV, &action, 0);
-    }
-    int fault(void) { int r = sigsetjmp(out, 1); if (r) return r; return *(volatile int *)64; }
-    """
+JUMPS = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+static sigjmp_buf out;
+static struct sigaction before;
+static int calls, hands_on;
+static void handler(int number, siginfo_t *info, void *context)
+{
+    if (hands_on && ++calls < 100)
+        before.sa_sigaction(number, info, context);
+    else
+        siglongjmp(out, calls ? calls : info->si_addr == (void *)64 || info->si_code <= 0 ? 2 : 3);
+}
+void install(int number, int hand_on, int onstack)
+{
+    struct sigaction action = {0};
+    stack_t stack = {.ss_sp = malloc(65536), .ss_size = 65536};
+    if (onstack)
+        sigaltstack(&stack, 0);
+    hands_on = hand_on;
+    action.sa_sigaction = handler;
+    action.sa_flags = SA_SIGINFO | (onstack ? SA_ONSTACK : 0);
+    if (hand_on) /* past the hooks, so that it finds our handler */
+        ((typeof(&sigaction))dlsym(RTLD_DEFAULT, "sigaction"))(number, &action, &before);
+    else
+        sigaction(number, &action, &before);
+}
+static int fault(int number)
+{
+    int r = sigsetjmp(out, 1);
+    if (r)
+        return r;
+    if (number == SIGSEGV)
+        return *(volatile int *)64;
+    raise(number);
+    return 0;
+}
+int fault_at(int number, int depth)
+{
+    volatile char room[256];
+    memset((char *)room, depth, sizeof room);
+    return depth ? fault_at(number, depth - 1) + room[3] * 0 : fault(number);
+}
+"""
 
-    def work(path):
+
+@pytest.mark.parametrize("onstack", [0, 1])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("number", NUMBERS)
+def test_handlers_that_jump_out(
+    in_child: Callable[..., Any], build: Callable[..., str], number: int, when: str, onstack: int
+) -> None:
+    """As interpreters and runtimes have them, set before hwwatch or later: each fault is a new one."""
+
+    def work(path, number, when, onstack):
         library = ctypes.CDLL(path)
-        library.install()
+        from hwwatch.native import lib, open_core
+
+        if when == "before":
+            library.install(number, 0, onstack)
+        open_core()
+        lib.hww_trap_open()
+        if when == "after":
+            library.install(number, 0, onstack)
+        results = [library.fault_at(number, depth) for depth in (5, 5, 50, 5, 0, 0, 20, 200, 1)]
+        lib.hww_trap_close()
+        return [*results, library.fault_at(number, 0)]
+
+    assert in_child(work, build(JUMPS, "-ldl"), int(number), when, onstack) == [2] * 10
+
+
+@pytest.mark.parametrize("onstack", [0, 1])
+@pytest.mark.parametrize("number", NUMBERS)
+def test_one_that_hands_on_to_us_what_we_handed_on_to_it(
+    in_child: Callable[..., Any], build: Callable[..., str], number: int, onstack: int
+) -> None:
+    """It goes to who had it first, here nobody: no loop."""
+
+    def work(path, number, onstack, report):
+        import faulthandler
+
+        faulthandler.disable()
         from hwwatch.native import lib, open_core
 
         open_core()
         lib.hww_trap_open()
-        results = [library.fault() for _ in range(3)]
-        lib.hww_trap_close()
-        return [*results, library.fault()]
+        library = ctypes.CDLL(path)
+        library.install(number, 1, onstack)
+        lib.hww_trap_open()
+        report(1)
+        return library.fault_at(number, 3)
 
-    assert in_child(work, build(source)) == [2, 2, 2, 2]
+    in_child(work, build(JUMPS, "-ldl"), int(number), onstack, expect=-number)
 
 
 def test_taken_by_another_is_seen_and_left(in_child: Callable[..., Any]) -> None:
