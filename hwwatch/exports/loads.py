@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hwwatch.columns import fitted
 from hwwatch.errors import ExportError, TargetError
 from hwwatch.exports import need_arrow
 from hwwatch.exports.arrow import ATTRS
@@ -111,8 +112,8 @@ def _with_objects(frame: pd.DataFrame) -> pd.DataFrame:
             frame[name] = column.cat.set_categories(pd.Index(labels, dtype=None if labels else "object"))
     if DTYPE in frame.columns:
         kinds = frame.pop(DTYPE)
-        for name in VALUES:
-            frame[name] = _values(frame[name], kinds)
+        for name, column in zip(VALUES, _values([frame[name] for name in VALUES], kinds), strict=True):
+            frame[name] = column
     for name in frame.columns.tolist():
         if isinstance(frame[name].dtype, pd.StringDtype):
             frame[name] = frame[name].astype(object).where(frame[name].notna(), None)
@@ -123,13 +124,15 @@ def _with_objects(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def _values(column: pd.Series[Any], kinds: pd.Series[Any]) -> Any:
+def _values(columns: list[pd.Series[Any]], kinds: pd.Series[Any]) -> Any:
     """Texts as what they were: one dtype where all are of one that pandas has, else objects."""
-    values = [value_of(text, kind) for text, kind in zip(column, kinds, strict=True)]
+    values = [[value_of(text, kind) for text, kind in zip(each, kinds, strict=True)] for each in columns]
     found = kinds.dropna().unique().tolist()
     if len(found) == 1 and not kinds.isna().any() and _has_column(found[0]):
-        return pd.Series(np.array(values, np.dtype(found[0])), column.index)
-    return pd.Series(_array(values), column.index, dtype=object)
+        arrays = fitted([np.array(each, np.dtype(found[0])) for each in values])
+    else:
+        arrays = [_array(each) for each in values]
+    return [pd.Series(a, kinds.index, dtype=object if a.dtype == object else None) for a in arrays]
 
 
 # Of objects which NumPy would take apart, such as tuples.

@@ -107,6 +107,28 @@ def test_names_that_readers_mistake(story: pd.DataFrame, tmp_path: Path, suffix:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    "dtype", ["m8[ps]", "M8[as]", "M8[D]", "M8[W]", "M8[2h]", "m8[100ms]", "m8[Y]", "m8[D]"]
+)
+def test_times_that_pandas_has_not(
+    fake_session: Any, fake: Any, tmp_path: Path, dtype: str, suffix: str
+) -> None:
+    array = np.zeros(1, dtype)
+    fake_session.watch(array)
+    for number in (3, 2**62, -(2**62), -(2**63)):
+        fake.store(array.ctypes.data, np.int64(number).tobytes())
+    file = fake_session.export(tmp_path / f"hits{suffix}")
+    whole = fake_session.timeline()
+    whole.hwwatch.export(tmp_path / f"whole{suffix}")
+    if suffix in LOADED:
+        for back in (hwwatch.load(file), hwwatch.load(tmp_path / f"whole{suffix}")):
+            assert back.new.dtype == whole.new.dtype
+            assert [np.asarray(v).view("i8").item() for v in back.new] == [
+                np.asarray(v).view("i8").item() for v in whole.new
+            ]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_lone_surrogates_are_escaped(
     history: Callable[..., pd.DataFrame], tmp_path: Path, suffix: str
 ) -> None:
