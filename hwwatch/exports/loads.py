@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,8 @@ _NEVER_MISSING = frozenset(_CATEGORIES) - {"function", "file"}
 _EXACT: dict[str, Any] = (
     {"float_precision": "round_trip"} if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1) else {}
 )
+_ARGUMENT = re.compile(r"(arg|xmm)\d+")
+_TRUTH = {"True": True, "False": False}
 LOADED = (".csv", ".parquet", ".feather")
 
 
@@ -48,6 +52,8 @@ def load(path: str | os.PathLike[str]) -> pd.DataFrame:
         raise TargetError(
             f"{file} cannot be read back: its name ends in none of {', '.join(LOADED)}.", slug="suffix"
         )
+    if "\0" in str(file):
+        raise ExportError(f"cannot read {str(file)!r}: no file has such a name.")
     try:
         frame = _csv(file) if suffix == ".csv" else _arrow(file, suffix)
     except OSError as error:
@@ -121,7 +127,22 @@ def _with_objects(frame: pd.DataFrame) -> pd.DataFrame:
         if name in frame.columns:
             items = [read(text) for text in frame[name]]
             frame[name] = pd.Series(_array(items), frame.index, dtype=object)
+    for name in filter(_ARGUMENT.fullmatch, map(str, frame.columns)):
+        if frame[name].dtype == object:
+            frame[name] = pd.Series(
+                _array([_number(item) for item in frame[name]]), frame.index, dtype=object
+            )
     return frame
+
+
+def _number(text: Any) -> Any:
+    """The argument of a call that a text stands for."""
+    if not isinstance(text, str):
+        return text
+    for kind in (_TRUTH.__getitem__, int, float):
+        with contextlib.suppress(ValueError, KeyError):
+            return kind(text)
+    return text
 
 
 def _values(columns: list[pd.Series[Any]], kinds: pd.Series[Any]) -> Any:

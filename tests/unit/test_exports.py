@@ -63,7 +63,7 @@ def test_what_comes_back(fake_session: Any, story: pd.DataFrame, tmp_path: Path,
         ("i1", (-128, 5)), ("?", (True, False)), ("c16", (1 - 2.5j, complex(NAN, -INF), -1e-300j)),
         ("c8", (0.1 + 3j,)), ("G", (1 + 2j, complex(INF, NAN))), ("M8[us]", ("2026-01-02T03:04:05", "NaT")),
         ("m8[ms]", (-5, 10**9)), ("M8[D]", ("1969-12-31",)), ("S4", (b"ab'", b"\xff\n", b"")),
-        ("U2", ("é,", "", "NA")),
+        ("U2", ("é,", "", "NA", "a\r", "\r\n", "\n", '"')),
     ],
 )  # fmt: skip
 def test_values_of_every_dtype(
@@ -146,13 +146,13 @@ def test_calls_have_no_values(story: pd.DataFrame, tmp_path: Path) -> None:
         access=pd.Categorical(["execute"] * 3, story.access.cat.categories),
         old=pd.Series([None] * 3, story.index[:3], dtype=object),
         new=pd.Series([None] * 3, story.index[:3], dtype=object),
-        arg0=pd.Series([2**64 - 1, None, "x"], story.index[:3], dtype=object),
+        arg0=pd.Series([2**64 - 1, None, True], story.index[:3], dtype=object),
+        xmm1=pd.Series([0.5, -INF, None], story.index[:3], dtype=object),
     )
     for suffix in SUFFIXES:
         calls.hwwatch.export(tmp_path / f"calls{suffix}")
-    back = hwwatch.load(tmp_path / "calls.parquet")
-    assert back.old.tolist() == [None] * 3
-    assert back.arg0.tolist() == [str(2**64 - 1), None, "x"]
+    for suffix in (".parquet", ".feather"):
+        same(hwwatch.load(tmp_path / f"calls{suffix}"), calls, suffix)
 
 
 # Pieces
@@ -498,6 +498,8 @@ def test_without_pyarrow(in_child: Callable[..., Any], story: pd.DataFrame, tmp_
         ("no/such/hits.csv", OSError, "there is no folder"),
         ("folder.csv", OSError, "it is a folder"),
         ("file.txt/hits.csv", OSError, "there is no folder"),
+        ("y" * 260 + ".csv", hwwatch.ExportError, "File name too long"),
+        ("\0.csv", hwwatch.ExportError, "no file can have such a name"),
     ],
 )
 def test_refusals(
@@ -518,6 +520,8 @@ def test_what_cannot_be_loaded(tmp_path: Path) -> None:
         with pytest.raises(hwwatch.HwwatchError) as caught:
             hwwatch.load(tmp_path / name)
         assert "\n" not in str(caught.value)
+    with pytest.raises(hwwatch.ExportError, match="no file has such a name"):
+        hwwatch.load("\0.csv")
     for name in ("none.csv", "none.parquet", "none.feather"):
         with pytest.raises(hwwatch.ExportError, match=r"cannot read .*: No such file"):
             hwwatch.load(tmp_path / name)
