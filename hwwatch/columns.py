@@ -16,6 +16,8 @@ from hwwatch.letters import encodable
 Columns = dict[str, Any]
 
 _NO_CHARACTER = 0xFFFD
+_UNITS = [("s", 1), ("ms", 1), ("us", 1), ("ns", 1)]
+_FINE = ("ps", "fs", "as")
 
 
 def category(
@@ -48,10 +50,39 @@ def decode(raw: NDArray[np.uint8], dtype: np.dtype[Any]) -> Any:
     values = np.ascontiguousarray(raw[:, : dtype.itemsize]).view(dtype).reshape(len(raw))
     if dtype.kind == "b":
         values = raw[:, 0] != 0  # a byte other than 0 and 1 is still true
-    if dtype.kind in "mM" and np.datetime_data(dtype)[0] not in ("s", "ms", "us", "ns"):
-        unit = "M8[s]" if dtype.kind == "M" else "m8[s]"  # coarser units have no pandas column
-        return values.astype(unit) if np.datetime_data(dtype)[0] != "generic" else values.astype("i8")
+    if dtype.kind in "mM" and np.datetime_data(dtype)[0] == "generic":
+        return values.astype("i8")
     return values.astype(dtype.newbyteorder("="))
+
+
+def has_unit(dtype: np.dtype[Any]) -> bool:
+    """Whether pandas has columns of a dtype, if it is one of times: they are in s, ms, us or ns."""
+    return dtype.kind not in "mM" or np.datetime_data(dtype) in _UNITS
+
+
+def fitted(columns: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Times of one dtype as pandas has them; as objects, of the same unit, unless all fit exactly."""
+    dtype = columns[0].dtype
+    if has_unit(dtype):
+        return list(columns)
+    unit = np.datetime_data(dtype)[0]
+    if unit not in _FINE and not (dtype.kind == "m" and unit in "YM"):  # those have no certain length
+        other = np.dtype(f"{dtype.kind}8[{unit if (unit, 1) in _UNITS else 's'}]")
+        out = [column.astype(other) for column in columns]
+        # What overflows comes back as something else.
+        if all(
+            np.array_equal(a.astype(dtype).view("i8"), b.view("i8"))
+            for a, b in zip(out, columns, strict=True)
+        ):
+            return out
+    return [as_objects(column) for column in columns]
+
+
+def as_objects(column: NDArray[Any]) -> NDArray[np.object_]:
+    """NumPy scalars: `astype(object)` would make integers or datetimes of times."""
+    out = np.empty(len(column), object)
+    out[:] = list(column)
+    return out
 
 
 def objects(raw: NDArray[np.uint8], dtype: np.dtype[Any]) -> list[Any]:
@@ -60,6 +91,8 @@ def objects(raw: NDArray[np.uint8], dtype: np.dtype[Any]) -> list[Any]:
         return [bytes(row) for row in raw[:, : dtype.itemsize]]
     values = np.array(raw[:, : dtype.itemsize]).view(dtype).reshape(len(raw))
     _mend(values)
+    if dtype.kind in "mM" and np.datetime_data(dtype)[0] == "generic":
+        values = values.astype("i8")  # as in a column
     return list(values)
 
 

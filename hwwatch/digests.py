@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from hwwatch.summaries import grouped
+from hwwatch.summaries import grouped, records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +41,7 @@ class Digest:
             self._none = grouped(frame.iloc[:0], self._keys, also=self._also)
         # By element as well: then each group has one value before and one after.
         by_place = grouped(frame, (*self._keys, *self._places(frame)), also=self._also)
-        for row in by_place.to_dict("records"):
+        for row in records(by_place):
             key = tuple(_known(row.get(name)) for name in self._keys)
             place = row.get("watch") if "watch" in row else row["watches"], _known(row.get("element"))
             self._fold(self._rows.setdefault(key, {}), row, place)

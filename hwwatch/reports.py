@@ -7,7 +7,7 @@ import linecache
 from typing import TYPE_CHECKING, Any
 
 from hwwatch.displays import Markup, element_text, place, place_html, table_html, table_text, zero_hits
-from hwwatch.summaries import grouped
+from hwwatch.summaries import grouped, records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,9 +59,7 @@ class Report:
         return [name for name in _HEAD if chosen.get(name, True)]
 
     def _rows(self, head: list[str]) -> list[tuple[Any, ...]]:
-        return [
-            tuple(_cell(row, name) for name in head) for row in self.lines.head(self._most).to_dict("records")
-        ]
+        return [tuple(_cell(row, name) for name in head) for row in records(self.lines.head(self._most))]
 
     def _summary(self) -> list[str]:
         """Lines below the table: what is left out of it, and what was not seen."""
@@ -102,7 +100,7 @@ class Report:
             return f"<p>{html.escape(str(self))}</p>"
         head = self._head()
         rows = [list(row) for row in self._rows(head)]
-        for row, line in zip(rows, self.lines.to_dict("records"), strict=False):
+        for row, line in zip(rows, records(self.lines), strict=False):
             if links:
                 row[head.index("line")] = place_html(line)
             code = head.index("code")

@@ -59,6 +59,20 @@ def _plain(column: pd.Series[Any]) -> Any:
     return column.to_numpy() if column.dtype == object else column
 
 
+def records(frame: pd.DataFrame) -> list[dict[Any, Any]]:
+    """A dict a row, as `DataFrame.to_dict` makes them, also of times that pandas has not."""
+    columns = [
+        [_native(item) for item in column.to_numpy()] if column.dtype == object else column.tolist()
+        for _, column in frame.items()
+    ]
+    names = list(frame.columns)
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _native(item: Any) -> Any:
+    return item.item() if isinstance(item, np.generic) and item.dtype.kind in "biufc" else item
+
+
 def times(frame: pd.DataFrame) -> pd.DatetimeIndex:
     """When each hit was, also in a frame that was read from CSV, where times are text."""
     import pandas as pd
@@ -216,14 +230,18 @@ def values(frame: pd.DataFrame, watch: Any = None) -> pd.Series[Any]:
     rows = frame[np.asarray((frame["watch"] == name) & (frame["access"] != "execute"))]
     held = after(rows)
     kinds = set(map(type, held)) if held.dtype == object else set()
-    if len(kinds) == 1 and issubclass(kind := kinds.pop(), np.number | np.bool_) and kind != np.float16:
+    if (
+        len(kinds) == 1
+        and issubclass(kind := kinds.pop(), np.number | np.bool_)
+        and kind not in (np.float16, np.timedelta64)
+    ):
         held = pd.Series(np.array(held.tolist(), np.dtype(kind)))
     index: Any = times(rows) if "time" in rows.columns else rows.index
     if "element" in rows.columns and rows["element"].notna().any():
         index = pd.MultiIndex.from_arrays([rows["element"].array, index], names=["element", "time"])
     else:
         index = index.rename("time" if "time" in rows.columns else rows.index.name)
-    return pd.Series(held.array, index, name=name)
+    return pd.Series(held.array, index, name=name, dtype=held.dtype)
 
 
 def after(frame: pd.DataFrame) -> pd.Series[Any]:

@@ -13,7 +13,17 @@ import hwwatch
 from hwwatch.attribution import Life, Rows
 from hwwatch.code.arguments import columns
 from hwwatch.code.source import Frame, Source, cell_log, current_cells
-from hwwatch.columns import Columns, category, decode, is_wide, nullable, objects, one_category
+from hwwatch.columns import (
+    Columns,
+    category,
+    decode,
+    fitted,
+    has_unit,
+    is_wide,
+    nullable,
+    objects,
+    one_category,
+)
 from hwwatch.letters import encodable
 from hwwatch.names import Names
 from hwwatch.native import lib
@@ -140,6 +150,8 @@ def frame_of(columns: Columns) -> pd.DataFrame:
     """The DataFrame of some columns; ``seq`` becomes its index."""
     index = pd.Index(columns["seq"], name="seq", dtype="int64")
     ordered = {name: column for name, column in columns.items() if name != "seq"}
+    if ordered["old"].dtype == ordered["new"].dtype:
+        ordered["old"], ordered["new"] = fitted((ordered["old"], ordered["new"]))
     for name, column in ordered.items():
         if isinstance(column, np.ndarray) and column.dtype == object:
             # pandas 3 would make a column of its own str dtype where all happen to be text
@@ -155,6 +167,10 @@ def attributes(coverage: dict[str, Any], torn: int) -> dict[str, Any]:
         "torn": torn,
         "versions": {"hwwatch": hwwatch.__version__, "numpy": np.__version__, "pandas": pd.__version__},
     }
+
+
+def _generic(dtype: np.dtype[Any]) -> bool:
+    return np.datetime_data(dtype)[0] == "generic"
 
 
 class _Table:
@@ -228,7 +244,10 @@ class _Table:
             if any(watch.mode == "x" for watch in self.watches):
                 return None
         dtype = dtypes.pop() if len(dtypes) == 1 else None
-        return dtype if dtype is not None and dtype.kind in "biufcmM" and not is_wide(dtype) else None
+        if dtype is None or dtype.kind not in "biufcmM" or is_wide(dtype):
+            return None
+        # All pieces have one dtype, whatever fits it.
+        return dtype if self.builder.present is None or has_unit(dtype) or _generic(dtype) else None
 
     def _present(self) -> Sequence[Life]:
         """The lives that have rows; in the whole timeline, where that is known."""

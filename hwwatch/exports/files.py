@@ -20,10 +20,19 @@ def check_place(path: Path, *, overwrite: bool) -> None:
     Raises
     ------
     ExportError
-        There is no such folder, or the name stands for a folder.
+        There is no such folder, the name stands for a folder, or none can have it.
     ExportExists
         The file exists, and `overwrite` is False.
     """
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        pass
+    except ValueError:  # a NUL
+        raise ExportError(f"cannot write {str(path)!r}: no file can have such a name.") from None
+    except OSError as error:
+        if path.parent.is_dir():
+            raise ExportError(f"cannot write {path}: {reason(error)}.") from error
     if path.is_dir():
         raise ExportError(f"cannot write {path}: it is a folder.", hint="Name a file in it.")
     if not path.parent.is_dir():

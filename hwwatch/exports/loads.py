@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from hwwatch.columns import fitted
 from hwwatch.errors import ExportError, TargetError
 from hwwatch.exports import need_arrow
 from hwwatch.exports.arrow import ATTRS
@@ -36,6 +39,8 @@ _NEVER_MISSING = frozenset(_CATEGORIES) - {"function", "file"}
 _EXACT: dict[str, Any] = (
     {"float_precision": "round_trip"} if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1) else {}
 )
+_ARGUMENT = re.compile(r"(arg|xmm)\d+")
+_TRUTH = {"True": True, "False": False}
 LOADED = (".csv", ".parquet", ".feather")
 
 
@@ -47,6 +52,8 @@ def load(path: str | os.PathLike[str]) -> pd.DataFrame:
         raise TargetError(
             f"{file} cannot be read back: its name ends in none of {', '.join(LOADED)}.", slug="suffix"
         )
+    if "\0" in str(file):
+        raise ExportError(f"cannot read {str(file)!r}: no file has such a name.")
     try:
         frame = _csv(file) if suffix == ".csv" else _arrow(file, suffix)
     except OSError as error:
@@ -111,8 +118,8 @@ def _with_objects(frame: pd.DataFrame) -> pd.DataFrame:
             frame[name] = column.cat.set_categories(pd.Index(labels, dtype=None if labels else "object"))
     if DTYPE in frame.columns:
         kinds = frame.pop(DTYPE)
-        for name in VALUES:
-            frame[name] = _values(frame[name], kinds)
+        for name, column in zip(VALUES, _values([frame[name] for name in VALUES], kinds), strict=True):
+            frame[name] = column
     for name in frame.columns.tolist():
         if isinstance(frame[name].dtype, pd.StringDtype):
             frame[name] = frame[name].astype(object).where(frame[name].notna(), None)
@@ -120,16 +127,33 @@ def _with_objects(frame: pd.DataFrame) -> pd.DataFrame:
         if name in frame.columns:
             items = [read(text) for text in frame[name]]
             frame[name] = pd.Series(_array(items), frame.index, dtype=object)
+    for name in filter(_ARGUMENT.fullmatch, map(str, frame.columns)):
+        if frame[name].dtype == object:
+            frame[name] = pd.Series(
+                _array([_number(item) for item in frame[name]]), frame.index, dtype=object
+            )
     return frame
 
 
-def _values(column: pd.Series[Any], kinds: pd.Series[Any]) -> Any:
+def _number(text: Any) -> Any:
+    """The argument of a call that a text stands for."""
+    if not isinstance(text, str):
+        return text
+    for kind in (_TRUTH.__getitem__, int, float):
+        with contextlib.suppress(ValueError, KeyError):
+            return kind(text)
+    return text
+
+
+def _values(columns: list[pd.Series[Any]], kinds: pd.Series[Any]) -> Any:
     """Texts as what they were: one dtype where all are of one that pandas has, else objects."""
-    values = [value_of(text, kind) for text, kind in zip(column, kinds, strict=True)]
+    values = [[value_of(text, kind) for text, kind in zip(each, kinds, strict=True)] for each in columns]
     found = kinds.dropna().unique().tolist()
     if len(found) == 1 and not kinds.isna().any() and _has_column(found[0]):
-        return pd.Series(np.array(values, np.dtype(found[0])), column.index)
-    return pd.Series(_array(values), column.index, dtype=object)
+        arrays = fitted([np.array(each, np.dtype(found[0])) for each in values])
+    else:
+        arrays = [_array(each) for each in values]
+    return [pd.Series(a, kinds.index, dtype=object if a.dtype == object else None) for a in arrays]
 
 
 # Of objects which NumPy would take apart, such as tuples.

@@ -17,7 +17,7 @@ from hwwatch.digests import Digest
 from hwwatch.displays import coverage_html, element_text, place, shortened, table_html
 from hwwatch.exports.samples import Sample
 from hwwatch.reports import ALSO, KEYS, Report
-from hwwatch.summaries import INSTRUCTION, check, coverage_of, times
+from hwwatch.summaries import INSTRUCTION, check, coverage_of, records, times
 
 _ENDS = 100  # hits at the beginning and at the end of the timeline that are shown one by one
 _MOST_INSTRUCTIONS = 40
@@ -77,8 +77,8 @@ class _Page:
             self.times = [*self.times[:1], when.min(), when.max()]
         beginning = frame.iloc[: _ENDS - len(self.first)]
         rest = frame.iloc[len(beginning) :]
-        self.first += beginning.reset_index().to_dict("records")
-        self.last = [*self.last, *rest.iloc[-_ENDS:].reset_index().to_dict("records")][-_ENDS:]
+        self.first += records(beginning.reset_index())
+        self.last = [*self.last, *records(rest.iloc[-_ENDS:].reset_index())][-_ENDS:]
 
     def text(self) -> str:
         """The whole page."""

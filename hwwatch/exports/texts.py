@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ def write_csv(frames: Iterator[pd.DataFrame], path: Path) -> int:
     """A line a hit, below the columns' names; the first column is ``seq``. Returns the number of hits."""
     rows = 0
     with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.writer(_Lines(file), lineterminator="\r\n")  # both are quoted where they are values
         for number, frame in enumerate(frames):
             shown = plain(frame, INFERRED)
             if number == 0:
@@ -35,6 +35,16 @@ def write_csv(frames: Iterator[pd.DataFrame], path: Path) -> int:
             )
             rows += len(frame)
     return rows
+
+
+class _Lines:
+    """Ends the lines of `csv.writer` with a newline alone; it writes one at a time."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._write = file.write
+
+    def write(self, line: str) -> int:
+        return self._write(f"{line[:-2]}\n")
 
 
 def _written(column: pd.Series[Any]) -> list[Any]:

@@ -56,8 +56,9 @@ def read(old: Any, new: Any) -> list[Reading]:
     Notes
     -----
     Numbers stand where they are; nan and infinities on lines of their own below and above. Times stand on a
-    calendar, durations in seconds. All else (bool, text, bytes, structures) has a line for each distinct
-    value, in order of appearance; where there are many, the rarest share one.
+    calendar, those before the year 500 and after 9500 beside it; durations in seconds. All else (bool, text,
+    bytes, structures) has a line for each distinct value, in order of appearance; where there are many, the
+    rarest share one.
     """
     both = np.concatenate([_plain(old), _plain(new)])
     kind = both.dtype.kind
@@ -68,8 +69,7 @@ def read(old: Any, new: Any) -> list[Reading]:
     if kind == "M":
         return [_dates(both)]
     if kind == "m":
-        seconds = np.where(np.isnat(both), np.nan, both / np.timedelta64(1, "s"))
-        return [_numeric(seconds, unit="duration (s)", missing="NaT")]
+        return [_numeric(_seconds(both), unit="duration (s)", missing="NaT")]
     if kind in "iuf":
         return [_numeric(both)]
     return [_texts(both)]
@@ -90,16 +90,43 @@ def _plain(column: Any) -> NDArray[Any]:
     kinds = {_kind(each) for each in classes}
     if kinds == {"b"} and present:
         return array.astype(bool)
-    for allowed, dtype in (("biuf", np.float64), ("biufc", np.complex128), ("M", "M8[ns]"), ("m", "m8[ns]")):
+    for allowed, dtype in (("biuf", np.float64), ("biufc", np.complex128)):
         if kinds and kinds <= set(allowed):
-            missing = np.nan if dtype in (np.float64, np.complex128) else np.datetime64("NaT")
-            filled = items if present else [missing if item is None else item for item in items]
+            filled = items if present else [np.nan if item is None else item for item in items]
             return np.array(filled, dtype=dtype)
+    if kinds in ({"M"}, {"m"}):
+        return _times(items, kinds.pop())
     if kinds == {"text"} and present:  # CSV, where several watches share the column
         for kind in (np.float64, np.complex128):
             with contextlib.suppress(ValueError):
                 return array.astype(kind)
     return array
+
+
+def _times(items: list[Any], kind: str) -> NDArray[Any]:
+    """Times as an array of their own unit, or of the one that pandas' have."""
+    found = {item.dtype for item in items if item is not None and isinstance(item, np.generic)}
+    one = found.pop() if len(found) == 1 else None
+    if one is None or any(item is not None and not isinstance(item, np.generic) for item in items):
+        one = np.dtype(f"{kind}8[us]")
+    missing = np.array("NaT", one)[()]
+    out = np.full(len(items), missing, one)
+    for i, item in enumerate(items):
+        with contextlib.suppress(ValueError, OverflowError, TypeError):  # of other units: no place is found
+            out[i] = missing if item is None else item
+    return out
+
+
+def _seconds(times: NDArray[Any]) -> NDArray[np.float64]:
+    """Durations, or times since 1970, in about as many seconds: what does not fit an integer is no matter."""
+    unit, count = np.datetime_data(times.dtype)
+    return np.where(np.isnat(times), np.nan, times.view(np.int64) * (count * _SECONDS[unit]))
+
+
+_SECONDS = {"Y": 31556952.0, "M": 2629746.0, "W": 604800.0, "D": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+_SECONDS |= {"ms": 1e-3, "us": 1e-6, "ns": 1e-9, "ps": 1e-12, "fs": 1e-15, "as": 1e-18, "generic": 1.0}
+#: Years that a calendar has room for, with margins.
+_YEARS = (500, 9500)
 
 
 def _kind(each: type) -> str:
@@ -148,7 +175,10 @@ def _numeric(numbers: NDArray[Any], label: str = "", unit: str = "value", missin
 
 
 def _beyond(
-    numbers: NDArray[np.float64], forward: Callable[[NDArray[np.float64]], NDArray[np.float64]], missing: str
+    numbers: NDArray[np.float64],
+    forward: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    missing: str,
+    ends: Sequence[str] = ("−inf", "inf"),
 ) -> tuple[NDArray[np.float64], list[tuple[float, str]], float, float]:
     """Places of numbers, with nan and infinities out of reach of the others; those; lowest, highest other."""
     places = forward(numbers)
@@ -157,8 +187,8 @@ def _beyond(
     beyond: list[tuple[float, str]] = []
     for name, mask, place in (
         (missing, np.isnan(numbers), low - 2 * gap),
-        ("−inf", numbers == -np.inf, low - gap),
-        ("inf", numbers == np.inf, high + gap),
+        (ends[0], numbers == -np.inf, low - gap),
+        (ends[1], numbers == np.inf, high + gap),
     ):
         if mask.any():
             places = np.where(mask, place, places)
@@ -217,8 +247,14 @@ def _wide(
 def _dates(both: NDArray[Any]) -> Reading:
     from matplotlib.dates import date2num
 
-    days = np.asarray(date2num(both), np.float64)  # nan for NaT
-    places, beyond, low, high = _beyond(days, _same, "NaT")
+    years = 1970 + _seconds(both) / _SECONDS["Y"]
+    near = (years > _YEARS[0]) & (years < _YEARS[1])
+    days = np.full(len(both), np.nan)  # as it stays for NaT
+    days[years <= _YEARS[0]], days[years >= _YEARS[1]] = -np.inf, np.inf
+    # date2num asks for microseconds, which NumPy does not find in all of these.
+    fine = np.datetime_data(both.dtype)[0] in ("ps", "fs", "as")
+    days[near] = _seconds(both[near]) / 86400 if fine else date2num(both[near])
+    places, beyond, low, high = _beyond(days, _same, "NaT", (f"< {_YEARS[0]}", f"> {_YEARS[1]}"))
 
     def apply(ax: Axes) -> None:
         from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, num2date

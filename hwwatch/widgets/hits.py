@@ -15,6 +15,7 @@ from hwwatch.displays import element_text, place
 from hwwatch.names import Names
 from hwwatch.native import lib
 from hwwatch.records import Hits
+from hwwatch.summaries import records
 
 if TYPE_CHECKING:
     from hwwatch.attribution import Life
@@ -114,7 +115,7 @@ class Tail:
         watches = {watch.name: watch for watch in session._choose(())}
         builder = Builder(list(watches.values()), session._clock, names=self._names_for(taken))
         frame = frame_of(builder.columns(taken, parts))
-        for row in frame.to_dict("records"):
+        for row in records(frame):
             yield _hit(row, watches[row["watch"]].id)
 
 

@@ -63,7 +63,7 @@ def test_what_comes_back(fake_session: Any, story: pd.DataFrame, tmp_path: Path,
         ("i1", (-128, 5)), ("?", (True, False)), ("c16", (1 - 2.5j, complex(NAN, -INF), -1e-300j)),
         ("c8", (0.1 + 3j,)), ("G", (1 + 2j, complex(INF, NAN))), ("M8[us]", ("2026-01-02T03:04:05", "NaT")),
         ("m8[ms]", (-5, 10**9)), ("M8[D]", ("1969-12-31",)), ("S4", (b"ab'", b"\xff\n", b"")),
-        ("U2", ("é,", "", "NA")),
+        ("U2", ("é,", "", "NA", "a\r", "\r\n", "\n", '"')),
     ],
 )  # fmt: skip
 def test_values_of_every_dtype(
@@ -107,6 +107,28 @@ def test_names_that_readers_mistake(story: pd.DataFrame, tmp_path: Path, suffix:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    "dtype", ["m8[ps]", "M8[as]", "M8[D]", "M8[W]", "M8[2h]", "m8[100ms]", "m8[Y]", "m8[D]"]
+)
+def test_times_that_pandas_has_not(
+    fake_session: Any, fake: Any, tmp_path: Path, dtype: str, suffix: str
+) -> None:
+    array = np.zeros(1, dtype)
+    fake_session.watch(array)
+    for number in (3, 2**62, -(2**62), -(2**63)):
+        fake.store(array.ctypes.data, np.int64(number).tobytes())
+    file = fake_session.export(tmp_path / f"hits{suffix}")
+    whole = fake_session.timeline()
+    whole.hwwatch.export(tmp_path / f"whole{suffix}")
+    if suffix in LOADED:
+        for back in (hwwatch.load(file), hwwatch.load(tmp_path / f"whole{suffix}")):
+            assert back.new.dtype == whole.new.dtype
+            assert [np.asarray(v).view("i8").item() for v in back.new] == [
+                np.asarray(v).view("i8").item() for v in whole.new
+            ]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_lone_surrogates_are_escaped(
     history: Callable[..., pd.DataFrame], tmp_path: Path, suffix: str
 ) -> None:
@@ -124,13 +146,13 @@ def test_calls_have_no_values(story: pd.DataFrame, tmp_path: Path) -> None:
         access=pd.Categorical(["execute"] * 3, story.access.cat.categories),
         old=pd.Series([None] * 3, story.index[:3], dtype=object),
         new=pd.Series([None] * 3, story.index[:3], dtype=object),
-        arg0=pd.Series([2**64 - 1, None, "x"], story.index[:3], dtype=object),
+        arg0=pd.Series([2**64 - 1, None, True], story.index[:3], dtype=object),
+        xmm1=pd.Series([0.5, -INF, None], story.index[:3], dtype=object),
     )
     for suffix in SUFFIXES:
         calls.hwwatch.export(tmp_path / f"calls{suffix}")
-    back = hwwatch.load(tmp_path / "calls.parquet")
-    assert back.old.tolist() == [None] * 3
-    assert back.arg0.tolist() == [str(2**64 - 1), None, "x"]
+    for suffix in (".parquet", ".feather"):
+        same(hwwatch.load(tmp_path / f"calls{suffix}"), calls, suffix)
 
 
 # Pieces
@@ -476,6 +498,8 @@ def test_without_pyarrow(in_child: Callable[..., Any], story: pd.DataFrame, tmp_
         ("no/such/hits.csv", OSError, "there is no folder"),
         ("folder.csv", OSError, "it is a folder"),
         ("file.txt/hits.csv", OSError, "there is no folder"),
+        ("y" * 260 + ".csv", hwwatch.ExportError, "File name too long"),
+        ("\0.csv", hwwatch.ExportError, "no file can have such a name"),
     ],
 )
 def test_refusals(
@@ -496,6 +520,8 @@ def test_what_cannot_be_loaded(tmp_path: Path) -> None:
         with pytest.raises(hwwatch.HwwatchError) as caught:
             hwwatch.load(tmp_path / name)
         assert "\n" not in str(caught.value)
+    with pytest.raises(hwwatch.ExportError, match="no file has such a name"):
+        hwwatch.load("\0.csv")
     for name in ("none.csv", "none.parquet", "none.feather"):
         with pytest.raises(hwwatch.ExportError, match=r"cannot read .*: No such file"):
             hwwatch.load(tmp_path / name)

@@ -210,6 +210,26 @@ def test_values_of_every_type(
     assert np.isfinite(drawn).sum() >= len(values)  # none is invisible
 
 
+@pytest.mark.parametrize(
+    "dtype", ["M8[D]", "M8[us]", "M8[s]", "M8[W]", "M8[as]", "M8[10ns]", "m8[ps]", "m8[Y]"]
+)
+@pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning")
+def test_times_far_from_now(fake_session: Any, fake: Any, dtype: str) -> None:
+    """What is no date that a calendar has is drawn beside it."""
+    array = np.zeros(1, dtype)
+    fake_session.watch(array)
+    for number in (2**62, -(2**62), -(2**63), 7):
+        fake.store(array.ctypes.data, np.int64(number).tobytes())
+    ax = hwwatch.plot(session=fake_session)
+    ax.figure.canvas.draw()
+    texts = {label.get_text() for label in ax.get_yticklabels()}
+    assert "NaT" in texts
+    if dtype in ("M8[D]", "M8[us]", "M8[s]", "M8[W]"):
+        assert {"< 500", "> 9500"} <= texts
+    marks = [line for line in ax.lines if line.get_marker() not in ("None", None, "")]
+    assert all(np.isfinite(np.asarray(line.get_ydata(), float)).all() for line in marks)
+
+
 @pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning")
 def test_complex_numbers_have_two_panels(history: Callable[..., pd.DataFrame]) -> None:
     ax = history(np.zeros(1, complex), (1 + 2j, 3 - 1j)).hwwatch.plot()

@@ -156,6 +156,27 @@ def test_times_of_other_units(fake_session: Any, fake: Any, dtype: str, value: A
     assert np.array_equal(new.to_numpy().astype(dtype), [scalar], equal_nan=True)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "number", "shown"),
+    [
+        ("m8[ps]", 1500, object), ("m8[fs]", 7, object), ("M8[as]", 10**18 + 5, object),
+        ("m8[Y]", 1, object), ("M8[D]", 2**62, object), ("m8[h]", 2**62, object), ("m8[W]", 2**60, object),
+        ("m8[100ms]", 3, "m8[ms]"), ("m8[25s]", 1, "m8[s]"), ("M8[10ns]", 5, "M8[ns]"),
+        ("M8[2h]", 3, "M8[s]"),
+    ],
+)  # fmt: skip
+def test_times_that_pandas_has_not(fake_session: Any, fake: Any, dtype: str, number: int, shown: Any) -> None:
+    """They are objects where they do not fit exactly."""
+    array = np.zeros(2, dtype)
+    watch = fake_session.watch(array[:1])
+    fake.store(array.ctypes.data, np.int64(number).tobytes())
+    rows = watch.timeline()
+    assert rows.old.dtype == rows.new.dtype == np.dtype(shown)
+    held = rows.new.iloc[0] if shown is object else rows.new.to_numpy()[0]
+    assert held == array[0]
+    assert watch.timeline().hwwatch.values().iloc[0] == rows.new.iloc[0]
+
+
 @pytest.mark.parametrize("dtype", ["f2", "g", "S5", "U2", "V6"])
 def test_values_without_a_pandas_dtype(fake_session: Any, fake: Any, dtype: str) -> None:
     values = {"f2": 1.5, "g": np.longdouble(1) / 3, "S5": b"abc", "U2": "zü", "V6": b"123456"}
