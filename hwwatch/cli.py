@@ -148,6 +148,10 @@ def _run(argv: Sequence[str]) -> int:
         parser.error("a script is needed")
     if not args.watch:
         parser.error("nothing to watch: --watch EXPR is needed")
+    try:
+        args.watch = _expressions(args.watch, args.mode)  # before the script does anything
+    except HwwatchError as error:
+        parser.error(f"--watch: {error}")
     if args.output is not None:
         from hwwatch.exports import check_file
 
@@ -158,10 +162,19 @@ def _run(argv: Sequence[str]) -> int:
     return _run_script(script, args)
 
 
+def _expressions(texts: Sequence[str], mode: str) -> list[str]:
+    """What is to be watched, each checked as far as it can be without the script's names."""
+    from hwwatch.words import check, split
+
+    expressions = [word for text in texts for word in split(text) or [""]]
+    for word in expressions:
+        check(word, mode=mode)
+    return expressions
+
+
 def _run_script(script: Sequence[str], args: argparse.Namespace) -> int:
     from hwwatch.scripts import Wish, absolute, compile_script, print_exception, run_script
     from hwwatch.sessions import Session
-    from hwwatch.words import split
 
     tell, full = _teller(), absolute(script[0])
     try:
@@ -172,7 +185,7 @@ def _run_script(script: Sequence[str], args: argparse.Namespace) -> int:
     except (SyntaxError, ValueError) as error:
         print_exception(error, full)
         return 1
-    wishes = [Wish(text) for words in args.watch for text in split(words)]
+    wishes = [Wish(text) for text in args.watch]
     session, here = Session("run"), os.getpid()
     try:
         _prove(args.mode)
