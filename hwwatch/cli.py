@@ -39,8 +39,9 @@ hwwatch run script.py [ARG ...] --watch EXPR [EXPR ...] [-m w|rw|r|x] [-o FILE [
        hwwatch run --watch EXPR [-m w|rw|r|x] [-o FILE [--overwrite]] [--] script.py [ARG ...]"""
 _RUN_ABOUT = """\
 Run a script as `python script.py` does. Each EXPR is looked up in the script's globals, before every line of
-its top level until it names a place; then that place is watched. At the end the hits are shown by line, on
-standard error. Names that are bound anew later still stand for the place that they named first.
+its top level and wherever the script binds one of its names or attributes, until it names a place; then that
+place is watched. At the end the hits are shown by line, on standard error, and since which line the place was
+watched. Names that are bound anew later still stand for the place that they named first.
 
 What belongs to whom: all that follows the script's name goes to the script, up to the first `--watch`; from
 there on all is hwwatch's. Options of hwwatch may also stand before the script, where each --watch takes one
@@ -148,6 +149,10 @@ def _run(argv: Sequence[str]) -> int:
         parser.error("a script is needed")
     if not args.watch:
         parser.error("nothing to watch: --watch EXPR is needed")
+    try:
+        args.watch = _expressions(args.watch, args.mode)  # before the script does anything
+    except HwwatchError as error:
+        parser.error(f"--watch: {error}")
     if args.output is not None:
         from hwwatch.exports import check_file
 
@@ -158,10 +163,19 @@ def _run(argv: Sequence[str]) -> int:
     return _run_script(script, args)
 
 
+def _expressions(texts: Sequence[str], mode: str) -> list[str]:
+    """What is to be watched, each checked as far as it can be without the script's names."""
+    from hwwatch.words import check, split
+
+    expressions = [word for text in texts for word in split(text) or [""]]
+    for word in expressions:
+        check(word, mode=mode)
+    return expressions
+
+
 def _run_script(script: Sequence[str], args: argparse.Namespace) -> int:
     from hwwatch.scripts import Wish, absolute, compile_script, print_exception, run_script
     from hwwatch.sessions import Session
-    from hwwatch.words import split
 
     tell, full = _teller(), absolute(script[0])
     try:
@@ -172,7 +186,7 @@ def _run_script(script: Sequence[str], args: argparse.Namespace) -> int:
     except (SyntaxError, ValueError) as error:
         print_exception(error, full)
         return 1
-    wishes = [Wish(text) for words in args.watch for text in split(words)]
+    wishes = [Wish(text) for text in args.watch]
     session, here = Session("run"), os.getpid()
     try:
         _prove(args.mode)
@@ -259,6 +273,7 @@ def _report(
         coverage = session.coverage()
         session.unwatch(*watches)
         lines.append(str(_lines(session, watches, coverage)))
+        lines += _beginnings(wishes)
         if output is not None:
             try:
                 _, hits = session._export(output, tuple(watches), overwrite=overwrite, coverage=coverage)
@@ -272,6 +287,19 @@ def _report(
             why = wish.problem or "its names never appeared in the script's globals"
             lines.append(f"hwwatch: `{wish.text}` was never watched: {why}")
     tell("\n".join(lines))
+
+
+def _beginnings(wishes: Sequence[Wish]) -> list[str]:
+    """Since which lines of the script accesses were seen."""
+    by_line: dict[int, list[str]] = {}
+    for wish in wishes:
+        if wish.watch is not None:
+            by_line.setdefault(wish.since, []).append(wish.watch.name)
+    return [
+        f"{', '.join(names)}: watched {f'since line {line}' if line else 'only when the script had ended'}; "
+        "earlier accesses were not seen"
+        for line, names in by_line.items()
+    ]
 
 
 def _teller() -> Callable[[str], None]:

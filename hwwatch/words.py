@@ -9,7 +9,7 @@ from typing import Any
 
 from hwwatch.errors import TargetError
 from hwwatch.targets import Target, locate, target_of
-from hwwatch.targets.expression import bound
+from hwwatch.targets.expression import bound, check_expression
 from hwwatch.types import Goto, Policy, Return
 
 _OPEN, _CLOSE, _QUOTES = "([{", ")]}", "'\""
@@ -90,6 +90,22 @@ def quoted(name: str) -> str:
     return next(fit, "") if name.isprintable() and not name.startswith("-") else ""
 
 
+def check(word: str, *, mode: str = "w") -> None:
+    """Raise what keeps a word from naming a place, whatever the names stand for.
+
+    Raises
+    ------
+    TargetError
+        Its syntax; an address without a length; an expression that computes a new value.
+    """
+    if word in _OPERATORS:
+        raise TargetError(
+            f"`{word}` is no place.", hint='A condition needs quotes, as in `-w "new < 0"`.', slug="syntax"
+        )
+    if _address(word, mode) is None:
+        check_expression(word)
+
+
 def place(word: str, namespace: Mapping[str, Any], *, mode: str = "w") -> Target:
     """The place that a word names: an expression, ``ADDRESS:NBYTES``, ``library!symbol``.
 
@@ -106,27 +122,32 @@ def place(word: str, namespace: Mapping[str, Any], *, mode: str = "w") -> Target
     TargetError
         As `hwwatch.locate`.
     """
-    if word in _OPERATORS:
-        raise TargetError(
-            f"`{word}` is no place.", hint='A condition needs quotes, as in `-w "new < 0"`.', slug="syntax"
-        )
-    address = _ADDRESS.fullmatch(word)
+    check(word, mode=mode)
+    address = _address(word, mode)
     if address is None:
         target = locate(word, namespace)
         return replace(target, bound=bound(word, namespace)) if target.kind == "data" else target
-    if address[2] is None and mode != "x":
-        raise TargetError(
-            f"the address {word} has no length.", hint=f"Give it in bytes, as in `{word}:8`.", slug="syntax"
-        )
-    try:
-        first, nbytes = int(address[1], 0), int(address[2] or "1", 0)
-    except ValueError:
-        raise TargetError(f"{word} is no ADDRESS:NBYTES.", hint="Such as `0x7f0000001000:8`.") from None
+    first, nbytes = address
     if mode == "x":
         from hwwatch.targets.functions import code_target
 
         return code_target(first, word)
     return target_of(first, nbytes=nbytes, name=word)
+
+
+# The address and its length in bytes; None of any other word.
+def _address(word: str, mode: str) -> tuple[int, int] | None:
+    address = _ADDRESS.fullmatch(word)
+    if address is None:
+        return None
+    if address[2] is None and mode != "x":
+        raise TargetError(
+            f"the address {word} has no length.", hint=f"Give it in bytes, as in `{word}:8`.", slug="syntax"
+        )
+    try:
+        return int(address[1], 0), int(address[2] or "1", 0)
+    except ValueError:
+        raise TargetError(f"{word} is no ADDRESS:NBYTES.", hint="Such as `0x7f0000001000:8`.") from None
 
 
 _OPERATORS = ("<", "<=", ">", ">=", "==", "!=", "=", "and", "or", "not")

@@ -30,6 +30,8 @@ _REFUSED = {
 _SYMBOL = re.compile(r"[^\[\]()\"'\s]+!(?!=).+")
 # What makes a new object: no place to start from
 _COMPUTED = (ast.BinOp, ast.UnaryOp, ast.Compare, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+# What the last step may be
+_PLACES = (ast.Name, ast.Constant, ast.Attribute, ast.Subscript)
 _KEY = "__hwwatch_key__"
 
 
@@ -104,6 +106,15 @@ def locate(expression: str, namespace: Mapping[str, Any] | None = None, *, name:
     if any(map(tables.is_pandas, scope.chain)) and not scope.calls:
         again = _again(text, node, namespace, name)
     return replace(target, name=name or target.name, note=note, again=again)
+
+
+def check_expression(expression: str) -> None:
+    """Raise what `locate` would in any namespace: syntax, or that a new value is computed."""
+    text = expression.strip()
+    if not _SYMBOL.fullmatch(text):
+        node = _parse(text)
+        if not isinstance(node, _PLACES):
+            raise _no_place(ast.unparse(node))
 
 
 def bound(expression: str, namespace: Mapping[str, Any]) -> Callable[[], str] | None:
