@@ -49,6 +49,9 @@ IMPOSSIBLE = {
     "other on_hit": (DATA, "w", {"on_hit": "stop"}, ValueError, "on-hit", '"break"'),
     "kernel": (DATA, "w", {"kernel": "maybe"}, ValueError, "kernel", "'maybe'"),
     "stack": (DATA, "w", {"stack": 65}, ValueError, "stack", "stack=65"),
+    "stack of nothing": (DATA, "w", {"stack": None}, ValueError, "stack", "stack=None"),
+    "stack of a float": (DATA, "w", {"stack": 1.0}, ValueError, "stack", "stack=1.0"),
+    "limit beyond 64 bits": (DATA, "w", {"limit": 1 << 64}, ValueError, "limit", "2**64"),
     "negative stack": (DATA, "w", {"stack": -1}, ValueError, "stack", "stack=-1"),
     "backend": (DATA, "w", {"backend": "quantum"}, hwwatch.HwwatchError, None, "quantum"),
 }
