@@ -64,7 +64,7 @@ def compile_for(watch: Watch, when: str | None, mode: str) -> Condition | None:
     from hwwatch.conditions import compile_condition
 
     dtypes = [] if mode == "x" else [leaf.dtype for leaf in watch.target.leaves]
-    return compile_condition(when, dtypes)
+    return compile_condition(when, dtypes, code=mode == "x")
 
 
 def settings_of(

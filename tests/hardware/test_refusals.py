@@ -43,6 +43,7 @@ IMPOSSIBLE = {
     "Python in it": (DATA, "w", {"when": "print(new)"}, ValueError, "condition", "column 1"),
     "no truth": (DATA, "w", {"when": "new + 1"}, ValueError, "condition", "a number"),
     "values of code": (CODE, "x", {"when": "new < 0"}, ValueError, "condition", "no values"),
+    "change of code": (CODE, "x", {"when": "changed"}, ValueError, "condition", "no values"),
     "unknown thread": (DATA, "w", {"when": 'thread == "nobody"'}, ValueError, "condition", "nobody"),
     "no limit": (DATA, "w", {"limit": 0}, ValueError, "limit", "limit=0"),
     "no on_hit": (DATA, "w", {"on_hit": 5}, ValueError, "on-hit", "on_hit=5"),
