@@ -31,6 +31,8 @@ def check_mode(mode: str) -> None:
 
 def check_frames(frames: int) -> None:
     """Raise TargetError where so many Python frames cannot be kept."""
+    if not isinstance(frames, int | np.integer) or isinstance(frames, bool):
+        raise TargetError(f"stack={frames!r}: a number of frames is needed.", slug="stack")
     if not 0 <= frames <= lib.HWW_MAX_FRAMES:
         raise TargetError(f"stack={frames}: 0 to {lib.HWW_MAX_FRAMES} frames can be kept.", slug="stack")
 

@@ -88,7 +88,7 @@ class Condition:
     operations: tuple[Operation, ...]
 
 
-def compile_condition(text: str, dtypes: Sequence[np.dtype[Any]]) -> Condition:
+def compile_condition(text: str, dtypes: Sequence[np.dtype[Any]], *, code: bool = False) -> Condition:
     """Compile a condition for a watch.
 
     Integers are exact, as Python's; where one meets a float in arithmetic it becomes a double, as by
@@ -108,6 +108,8 @@ def compile_condition(text: str, dtypes: Sequence[np.dtype[Any]]) -> Condition:
     dtypes : sequence of numpy.dtype
         Of the watch's values. Where they are not all alike, or are neither bool, integer nor float of at
         most 8 bytes, ``old`` and ``new`` are refused.
+    code : bool
+        What is watched is code, which never changes by being run: ``changed`` is refused, too.
 
     Returns
     -------
@@ -126,7 +128,7 @@ def compile_condition(text: str, dtypes: Sequence[np.dtype[Any]]) -> Condition:
             "it is decided inside the signal handler.",
             hint='Write when="new < 0".',
         )
-    return _Compiler(text, dtypes).compile()
+    return _Compiler(text, dtypes, code).compile()
 
 
 def fill(settings: Any, condition: Condition, leaves: Iterable[tuple[int, int]]) -> None:
@@ -170,8 +172,8 @@ def _merged(places: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 class _Compiler:
-    def __init__(self, text: str, dtypes: Sequence[np.dtype[Any]]) -> None:
-        self.text = text
+    def __init__(self, text: str, dtypes: Sequence[np.dtype[Any]], code: bool) -> None:
+        self.text, self.code = text, code
         # Line ends count as blanks; ast.parse, unlike eval, takes no leading blanks.
         self.line = " ".join(text.splitlines())
         self.start = len(self.line) - len(self.line.lstrip())
@@ -282,6 +284,8 @@ class _Compiler:
         if name in ("old", "new"):
             return self.watched(node, name)
         if name == "changed":
+            if self.code:
+                self.refuse(node, "the watch has no values", "`hits` and `thread` can be used.")
             return programs.push("CHANGED", "truth")
         if name in ("hits", "thread"):
             return programs.push(name.upper(), "integer", 0, 2**64 - 1)

@@ -178,7 +178,13 @@ class WatchMagics(Magics):
     @no_var_expand
     @line_magic
     @magic_arguments()
-    @argument("which", metavar="ID|NAME", nargs="*", help="Only hits of these watches, also of former ones.")
+    @argument(
+        "which",
+        metavar="ID|NAME",
+        nargs="*",
+        default=[],
+        help="Only hits of these watches, also of former ones.",
+    )
     @argument("-o", "--output", metavar="VAR", help="Put the DataFrame into this variable, and show nothing.")
     @argument("--stack", action="store_true", help="Add the Python call stack of each hit.")
     def watch_timeline(self, line: str) -> Any:
@@ -204,7 +210,13 @@ class WatchMagics(Magics):
     @no_var_expand
     @line_magic
     @magic_arguments()
-    @argument("which", metavar="ID|NAME", nargs="*", help="Only hits of these watches, also of former ones.")
+    @argument(
+        "which",
+        metavar="ID|NAME",
+        nargs="*",
+        default=[],
+        help="Only hits of these watches, also of former ones.",
+    )
     @argument(
         "-k",
         "--kind",
@@ -239,7 +251,13 @@ class WatchMagics(Magics):
         help="Its suffix says how: .csv, .parquet, .feather, .json (an object a line), .trace.json (for "
         "Perfetto), .html (a page with tables and pictures). Quotes around it where it has blanks.",
     )
-    @argument("which", metavar="ID|NAME", nargs="*", help="Only hits of these watches, also of former ones.")
+    @argument(
+        "which",
+        metavar="ID|NAME",
+        nargs="*",
+        default=[],
+        help="Only hits of these watches, also of former ones.",
+    )
     @argument("--overwrite", action="store_true", help="Take the place of a file of that name.")
     @argument("--stack", action="store_true", help="Add the Python call stack of each hit.")
     @argument("--registers", action="store_true", help="Add the general registers of each hit.")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import operator
 import platform
 import struct
 import sys
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from hwwatch.errors import NotSupported, TargetError
 from hwwatch.native import lib
@@ -86,8 +89,15 @@ def describe(policy: Policy) -> str:
         return f"return {policy.value!r}"
     if isinstance(policy, Goto):
         address = policy.address
-        return f"goto {address if isinstance(address, str) else hex(address)}"
-    return f"native {getattr(policy, '__name__', None) or policy!r}"
+        if isinstance(address, str):
+            return f"goto {address}"
+        return f"goto {hex(address) if _is_address(address) else _name(address)}"
+    return f"native {_name(policy)}"
+
+
+def _name(function: object) -> str:
+    """One line for it, whatever it is."""
+    return str(getattr(function, "__name__", None) or " ".join(repr(function).split()))
 
 
 def _skip(target: Target, mode: str, code: bytes) -> Resolved:
@@ -189,12 +199,33 @@ def _address(policy: Goto) -> int:
             address = int(address, 0)
         except ValueError:
             address = Symbols().resolve(str(address))
+    elif _is_address(address):
+        address = int(address)
+    else:
+        address = _entry(policy)
     mapping = Maps.read().find(address) if 0 <= address <= _MASK else None
     if mapping is None or not mapping.executable:
         raise NotSupported(
             f"policy {describe(policy)!r}: {address:#x} is not in executable memory.", slug="policy"
         )
     return address
+
+
+def _is_address(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _entry(policy: Goto) -> int:
+    """Where a function to go to begins."""
+    from hwwatch.targets import target_of
+
+    with contextlib.suppress(TargetError):
+        target = target_of(policy.address)
+        if target.kind == "code":
+            return target.address
+    raise TargetError(
+        f"policy {describe(policy)!r}: an address, a symbol or a native function is needed.", slug="policy"
+    )
 
 
 def _function(policy: Any) -> int:

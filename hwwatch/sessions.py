@@ -135,7 +135,7 @@ class Session:
                     pieces,
                     mode,
                     policy,
-                    frames=stack,
+                    frames=int(stack),
                     kernel=kernel,
                     follow_fork=follow_fork,
                     hold=hold or place.kind == "code",

@@ -22,9 +22,13 @@ def check_name(name: object) -> None:
 
 
 def check_limit(limit: int | None) -> None:
-    """Raise TargetError where a limit is no positive number of hits."""
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+    """Raise TargetError where a limit is no positive number of hits, or none that 64 bits hold."""
+    if limit is None:
+        return
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
         raise TargetError(f"limit={limit!r}: a number of hits from 1 on is needed.", slug="limit")
+    if limit >= 1 << 64:
+        raise TargetError("limit: at most 2**64 - 1 hits can be counted.", slug="limit")
 
 
 def check_on_hit(on_hit: Any) -> None:
@@ -60,7 +64,7 @@ def compile_for(watch: Watch, when: str | None, mode: str) -> Condition | None:
     from hwwatch.conditions import compile_condition
 
     dtypes = [] if mode == "x" else [leaf.dtype for leaf in watch.target.leaves]
-    return compile_condition(when, dtypes)
+    return compile_condition(when, dtypes, code=mode == "x")
 
 
 def settings_of(

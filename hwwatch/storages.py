@@ -88,6 +88,8 @@ def storage(
     for name, value, least in (("capacity", capacity, 1), ("disk", disk, 0)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
             raise HwwatchError(f"{name}={value!r}: a number from {least} on is needed.", slug="storage")
+    if folder is not None and not isinstance(folder, str | os.PathLike):
+        raise HwwatchError(f"folder={folder!r}: a path is needed.", slug="storage")
     if folder is not None and not (Path(folder).is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         raise HwwatchError(f"folder={os.fspath(folder)!r}: no folder to write to.", slug="storage")
     if capacity is not None:

@@ -256,12 +256,20 @@ def _name(frame: pd.DataFrame, watch: Any) -> str:
     known = {w["id"]: w["name"] for w in coverage_of(frame).get("watches", ())}
     if watch is None and len(names) == 1:
         return names[0]
-    wanted = getattr(watch, "name", known.get(watch, watch) if isinstance(watch, int) else watch)
-    wanted = encodable(wanted) if isinstance(wanted, str) else wanted
     column = frame["watch"]
     possible = {*names, *known.values(), *(column.cat.categories if hasattr(column, "cat") else ())}
-    if wanted in possible:
-        return str(wanted)
+    # A name comes before an id; a watch may have been renamed since.
+    wanted, number = getattr(watch, "name", watch), getattr(watch, "id", watch)
+    if isinstance(wanted, str):
+        wanted = encodable(wanted)
+        if wanted in possible:
+            return wanted
+        found = [name for known_id, name in known.items() if str(known_id) == str(number)]
+    else:
+        is_number = isinstance(number, int | np.integer) and not isinstance(number, bool)
+        found = [known[number]] if is_number and number in known else []
+    if found:
+        return str(found[0])
     shown = ", ".join(names[:_MOST_NAMES]) + (" …" if len(names) > _MOST_NAMES else "") or "none"
     if watch is None:
         raise TargetError(

@@ -27,9 +27,9 @@ class Return:
 
 @dataclass(frozen=True)
 class Goto:
-    """Policy: go on at `address` (an int, or a symbol such as ``"libm.so.6!cos"``)."""
+    """Policy: go on at `address` (an int, a symbol such as ``"libm.so.6!cos"``, or a C function)."""
 
-    address: int | str
+    address: Any
 
 
 #: What the handler does before the thread goes on.

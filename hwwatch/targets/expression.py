@@ -244,7 +244,7 @@ def _wrapped(
         text = f"there is no name `{wanted}`"
     else:
         text = f"`{text}` raised {reason(error)}"
-    near = get_close_matches(wanted, known, 1) if wanted else []
+    near = get_close_matches(wanted, known, 1) if wanted and wanted not in known else []
     hint = f"Did you mean `{near[0]}`?" if near else ""
     return TargetError(f"cannot find the place: {text}.", hint=hint, slug="evaluate")
 

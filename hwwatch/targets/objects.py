@@ -53,6 +53,7 @@ def target_of(obj: Any, *, nbytes: int | None = None, name: str | None = None) -
     what = name or _describe(obj)
     if nbytes is not None and (isinstance(nbytes, bool) or not isinstance(nbytes, int | np.integer)):
         raise TargetError(f"cannot watch `{what}`: nbytes is {nbytes!r}, not a number of bytes.")
+    nbytes = None if nbytes is None else int(nbytes)  # NumPy's integers overflow
     if isinstance(obj, int | np.integer) and not isinstance(obj, bool) and nbytes is not None:
         return foreign.raw_target(int(obj), nbytes, name or f"{int(obj):#x}", name=name)
     if cdata.is_cdata(obj):

@@ -258,6 +258,6 @@ def _is_record_field(base: Any, name: str) -> bool:
 def _failed(what: str, error: Exception, wanted: object, known: list[str]) -> TargetError:
     if isinstance(error, TargetError):
         return error
-    near = get_close_matches(str(wanted), known, 1)
+    near = get_close_matches(str(wanted), known, 1) if wanted not in known else []
     hint = f"Did you mean `{near[0]}`?" if near else ""
     return TargetError(f"cannot watch `{what}`: {reason(error)}.", hint=hint)

@@ -55,15 +55,22 @@ def _label(library: ctypes.CDLL, name: str) -> int:
     return ctypes.addressof(ctypes.c_char.in_dll(library, name))
 
 
-@pytest.mark.parametrize("how", ["address", "hexadecimal", "symbol"])
+@pytest.mark.parametrize("how", ["address", "NumPy", "hexadecimal", "symbol", "function"])
 def test_another_function_runs_instead(session: Any, library: ctypes.CDLL, how: str) -> None:
     second = _address(library.second)
-    to = {"address": second, "hexadecimal": hex(second), "symbol": f"{Path(library._name).name}!second"}[how]
+    to = {
+        "address": second,
+        "NumPy": np.uint64(second),
+        "hexadecimal": hex(second),
+        "symbol": f"{Path(library._name).name}!second",
+        "function": library.second,
+    }[how]
     with session.watching(library.first, "x", policy=hwwatch.Goto(to)) as watch:
         assert [library.first(n) for n in range(5)] == [2, 12, 22, 32, 42]
     assert library.first(1) == 11
     rows = watch.timeline()
     assert rows.action.tolist() == ["jumped"] * 5
+    assert "policy goto " in repr(watch)
     assert set(rows.pc) == {_address(library.first)}
     assert rows.arg0.tolist() == [0, 1, 2, 3, 4]
     assert (watch.counted, watch.hits, watch.lost) == (5, 5, 0)
@@ -142,3 +149,11 @@ def test_outside_executable_memory_is_refused(session: Any, library: ctypes.CDLL
         session.watch(library.first, "x", policy=hwwatch.Goto("libm.so.6!kosinus"))
     assert session.watches() == []
     assert session.coverage().slots_free == 4
+
+
+@pytest.mark.parametrize("wrong", [None, 3.5, True, b"f", [1], np.zeros(4), lambda: 0])
+def test_nothing_to_go_to(session: Any, library: ctypes.CDLL, wrong: Any) -> None:
+    with pytest.raises(hwwatch.TargetError, match=r"^policy .* is needed\. \[policy\]$") as error:
+        session.watch(library.first, "x", policy=hwwatch.Goto(wrong))
+    assert "\n" not in str(error.value)
+    assert session.watches() == []

@@ -168,6 +168,8 @@ USER_ERRORS = [
     ("%watch_timeline -o 3x", "a variable's name"),
     ("%watch_coverage a", "takes no arguments"),
     ("%watch_doctor a", "takes no arguments"),
+    ("%watch_export", "required: FILE. See `%watch_export?`"),
+    ("%watch a[0] -l 18446744073709551616", "2**64"),
 ]
 
 

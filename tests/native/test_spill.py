@@ -320,6 +320,7 @@ report({"open": [t for t in targets if "deleted" in t], "maps": [m for m in maps
         ({"capacity": 0}, "capacity=0: a number from 1 on"),
         ({"capacity": True}, "capacity=True: a number"),
         ({"disk": -1}, "disk=-1: a number from 0 on"),
+        ({"folder": 5}, "folder=5: a path is needed"),
         ({"folder": "/nowhere"}, "folder='/nowhere': no folder to write to"),
     ],
 )

@@ -100,6 +100,15 @@ def test_which_watch(story: pd.DataFrame, fake_session: Any) -> None:
         story.hwwatch.values()
     with pytest.raises(hwwatch.TargetError, match="no watch 'z'; it has: a, n"):
         story.hwwatch.values("z")
+    watch = fake_session.find("n")
+    watch.name = "1"
+    for which in (watch, 2, "2", np.int64(2)):
+        assert story.hwwatch.values(which).equals(story.hwwatch.values("n"))
+    assert story.hwwatch.values("1").equals(story.hwwatch.values("a"))
+    assert fake_session.timeline().hwwatch.values("1").tolist() == story.hwwatch.values("n").tolist()
+    for nothing in (True, 1.0, np.zeros(2), [watch]):
+        with pytest.raises(hwwatch.TargetError, match="it has: a, n"):
+            story.hwwatch.values(nothing)
 
 
 def test_filtered_and_sliced(story: pd.DataFrame) -> None:

@@ -30,6 +30,10 @@ class Holder:
         return self.data * 2
 
     @property
+    def boom(self) -> None:
+        raise RuntimeError("not yet")
+
+    @property
     def same(self) -> np.ndarray[Any, Any]:
         return self.data[2:4]
 
@@ -218,6 +222,8 @@ def test_namespace_is_left_alone() -> None:
         ("scalar", "copied NumPy scalar"),
         ("holder.count", r"attribute of a Holder is a pointer to a Python object.*\(here int\)"),
         ("holder.cuont", "Did you mean `count`"),
+        ("holder.boom", r"RuntimeError: not yet\. \["),
+        ("holder.boom[0]", r"`holder.boom` raised RuntimeError: not yet\. \["),
         ("holder", "does not lend its memory"),
         ("holder.fresh", "new copy each time"),
         ("things[0]", "element of a list is a pointer"),

@@ -77,6 +77,13 @@ def test_bad_sizes(nbytes: int, message: str) -> None:
         target_of(np.zeros(1).ctypes.data, nbytes=nbytes)
 
 
+def test_sizes_of_numpy() -> None:
+    address = np.zeros(4).ctypes.data
+    for kind in (np.int8, np.int32, np.uint64):
+        assert target_of(address, nbytes=kind(8)) == target_of(address, nbytes=8)
+        assert target_of(np.uint64(address), nbytes=kind(32)).nbytes == 32
+
+
 def test_target_passes_through() -> None:
     target = target_of(np.zeros(1))
     assert target_of(target) is target
