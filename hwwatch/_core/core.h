@@ -70,9 +70,12 @@ int hww_signal_owner(const struct hww_signal *self);
 int hww_signal_handled(const struct hww_signal *self);
 void hww_signal_forward(struct hww_signal *self, siginfo_t *info, void *context);
 void hww_signal_stack(int on);
+void hww_signal_others(struct hww_signal *self, int number);
 int hww_signal_chain(struct hww_signal *self, const struct sigaction *action, struct sigaction *before);
 
 /* trap.c: whether this signal is ours; then the handler now stands behind our own. */
+void hww_trap_others(int number);
+uint64_t hww_trap_waiting(void);
 int hww_trap_chain(int number, const struct sigaction *action, struct sigaction *before);
 
 /* hooks.c */

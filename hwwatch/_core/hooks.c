@@ -114,13 +114,16 @@ static int our_sigaction(int number, const struct sigaction *action, struct siga
     struct sigaction changed;
     if (hww_trap_chain(number, action, before))
         return 0;
-    if (!action || !hww_registers_wanted() || sigismember(&action->sa_mask, SIGTRAP) != 1)
-        return real_sigaction(number, action, before);
-    changed = *action;
-    sigdelset(&changed.sa_mask, SIGTRAP);
-    int result = real_sigaction(number, &changed, before);
-    if (result == 0)
+    int relieve = action && hww_registers_wanted() && sigismember(&action->sa_mask, SIGTRAP) == 1;
+    if (relieve) {
+        changed = *action;
+        sigdelset(&changed.sa_mask, SIGTRAP);
+    }
+    int result = real_sigaction(number, relieve ? &changed : action, before);
+    if (result == 0 && relieve)
         __atomic_fetch_or(&relieved, 1ull << (number - 1), __ATOMIC_RELAXED);
+    if (result == 0 && action)
+        hww_trap_others(number);
     return result;
 }
 
@@ -132,8 +135,12 @@ static plain_handler our_signal(int number, plain_handler handler)
     action.sa_handler = handler;
     action.sa_flags = SA_RESTART;
     sigaddset(&action.sa_mask, number);
-    return handler != SIG_ERR && hww_trap_chain(number, &action, &before) ? before.sa_handler
-                                                                          : real_signal(number, handler);
+    if (handler != SIG_ERR && hww_trap_chain(number, &action, &before))
+        return before.sa_handler;
+    plain_handler found = real_signal(number, handler);
+    if (found != SIG_ERR)
+        hww_trap_others(number);
+    return found;
 }
 
 /* Those that are installed already; and back again. */

@@ -1,5 +1,7 @@
 /* A signal that belonged to somebody before us: take it, hand on what is not ours, give it back. */
 #define _GNU_SOURCE
+#include <dlfcn.h>
+#include <link.h>
 #include <pthread.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
@@ -7,25 +9,76 @@
 
 #include "core.h"
 
+/* Where Python is, whose own handlers only take note. */
+static struct {
+    uint64_t first, end;
+} python;
+
+static int find_python(struct dl_phdr_info *info, size_t size, void *symbol)
+{
+    (void)size;
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *part = &info->dlpi_phdr[i];
+        uint64_t first = info->dlpi_addr + part->p_vaddr;
+        if (part->p_type == PT_LOAD && (uint64_t)symbol - first < part->p_memsz) {
+            python.first = first;
+            python.end = first + part->p_memsz;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Whether a signal waits while ours is handled: no foreign handler shall run, and store, between a trap and
+ * its record, or jump out. Python's may, and must: the kernel gives a signal to another thread where the main
+ * one blocks it, and up to 3.12 that thread's note is not seen by the main one (COMPUTE_EVAL_BREAKER in
+ * Python/ceval_gil.c), so that Ctrl-C and timers would be lost in a loop that hits. */
+static int must_wait(int number)
+{
+    struct sigaction found;
+    if (number == SIGTRAP || number == SIGSEGV || number == SIGBUS || number == SIGILL || number == SIGFPE ||
+        sigaction(number, NULL, &found) < 0)
+        return 0;
+    if (!(found.sa_flags & SA_SIGINFO) && (found.sa_handler == SIG_DFL || found.sa_handler == SIG_IGN))
+        return 0;
+    uint64_t handler = (uint64_t)found.sa_handler;
+    return !(handler >= python.first && handler < python.end);
+}
+
+/* Somebody has set the handler of another signal. */
+void hww_signal_others(struct hww_signal *self, int number)
+{
+    struct sigaction own;
+    int waits = must_wait(number);
+    if (!self->installed || sigaction(self->number, NULL, &own) < 0 || own.sa_sigaction != self->handler ||
+        sigismember(&own.sa_mask, number) == waits)
+        return;
+    if (waits)
+        sigaddset(&own.sa_mask, number);
+    else
+        sigdelset(&own.sa_mask, number);
+    sigaction(self->number, &own, NULL);
+}
+
 /* SA_NODEFER: a trap inside the handler comes back to it and returns at once; were the signal deferred
  * instead, the handler would run again for ever. SA_ONSTACK: where the program has an alternate stack,
- * the signal frame is not written over stack bytes that may be watched. All other signals wait, so that
- * no foreign handler runs, and stores, between a trap and its record. */
+ * the signal frame is not written over stack bytes that may be watched. */
 int hww_signal_open(struct hww_signal *self, int number, void (*handler)(int, siginfo_t *, void *))
 {
     struct sigaction action;
     memset(&action, 0, sizeof action);
     action.sa_sigaction = handler;
     action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK | SA_RESTART;
-    sigfillset(&action.sa_mask);
-    int synchronous[] = {SIGTRAP, SIGSEGV, SIGBUS, SIGILL, SIGFPE};
-    for (size_t i = 0; i < sizeof synchronous / sizeof *synchronous; i++)
-        sigdelset(&action.sa_mask, synchronous[i]);
     struct sigaction found;
     if (sigaction(number, NULL, &found) < 0)
         return -errno;
     if ((found.sa_flags & SA_SIGINFO) && found.sa_sigaction == handler)
         return 0;
+    if (!python.end)
+        dl_iterate_phdr(find_python, dlsym(RTLD_DEFAULT, "PyErr_SetInterrupt"));
+    for (int other = 1; other < 65; other++)
+        if (must_wait(other))
+            sigaddset(&action.sa_mask, other);
     self->number = number;
     self->handler = handler;
     self->previous = found; /* before ours is in place: forwarding may be needed at once */

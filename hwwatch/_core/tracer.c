@@ -181,7 +181,7 @@ static int send_helper(void)
     int stuck = 0;
     long pid =
         hww_raw_clone(CLONE_VM | CLONE_CHILD_CLEARTID, stack + sizeof stack, &hww_work.alive, helper, NULL);
-    most &= all;
+    most &= hww_trap_waiting();
     most |= mask;
     HWW_RAW(SYS_rt_sigprocmask, SIG_SETMASK, &most, 0, 8);
     if (pid > 0) {

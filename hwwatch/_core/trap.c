@@ -470,6 +470,24 @@ int hww_trap_open(void)
     return error;
 }
 
+/* The program has set the handler of another signal. */
+void hww_trap_others(int number)
+{
+    hww_signal_others(&trap_signal, number);
+    hww_signal_others(&segv_signal, number);
+    hww_signal_others(&bus_signal, number);
+}
+
+/* Signals that wait while one is handled: bit n - 1 for signal n. */
+uint64_t hww_trap_waiting(void)
+{
+    struct sigaction found;
+    uint64_t mask = ~0ull;
+    if (hww_signal_owner(&trap_signal) == HWW_OWNER_US && sigaction(SIGTRAP, NULL, &found) == 0)
+        memcpy(&mask, &found.sa_mask, sizeof mask);
+    return mask;
+}
+
 int hww_trap_chain(int number, const struct sigaction *action, struct sigaction *before)
 {
     struct hww_signal *own = number == SIGTRAP   ? &trap_signal

@@ -144,3 +144,30 @@ def test_the_programs_own_handler_is_called(in_child: Callable[..., Any]) -> Non
         return seen, w.armed, signal.getsignal(signal.SIGINT).__name__
 
     assert in_child(work) == [["armed", [2, True]], True, "<lambda>"]
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_no_signal_is_lost_in_a_loop_that_hits(in_child: Callable[..., Any], changes: bool) -> None:
+    """The kernel gives one that the main thread blocks to another; Python up to 3.12 would leave it there."""
+
+    def work(changes):
+        array, waiting = np.zeros(8), threading.Event()
+        thread = threading.Thread(target=waiting.wait)
+        thread.start()
+        taken, lost = [], 0
+        signal.signal(signal.SIGALRM, lambda *_: taken.append(1))
+        with hwwatch.watching(array[3:4]) as watch:
+            for number in range(60):
+                taken.clear()
+                signal.setitimer(signal.ITIMER_REAL, 0.003 + number / 1e5)
+                end = time.monotonic() + 1
+                while not taken and time.monotonic() < end:
+                    array[3] = number
+                    if changes:
+                        watch.limit = 10**6 + number
+                lost += not taken
+        waiting.set()
+        thread.join()
+        return lost
+
+    assert in_child(work, changes) == 0
