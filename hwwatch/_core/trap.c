@@ -20,6 +20,7 @@
 
 #include "arch_x86_64.h"
 #include "core.h"
+#include "raw.h"
 #include "tracer.h"
 
 uint64_t hww_active, hww_readers;
@@ -478,14 +479,16 @@ void hww_trap_others(int number)
     hww_signal_others(&bus_signal, number);
 }
 
-/* Signals that wait while one is handled: bit n - 1 for signal n. */
+/* Signals that wait while one is handled: bit n - 1 for signal n. Asked where SIGTRAP is blocked: the C
+ * library's sigaction may be watched. */
 uint64_t hww_trap_waiting(void)
 {
-    struct sigaction found;
-    uint64_t mask = ~0ull;
-    if (hww_signal_owner(&trap_signal) == HWW_OWNER_US && sigaction(SIGTRAP, NULL, &found) == 0)
-        memcpy(&mask, &found.sa_mask, sizeof mask);
-    return mask;
+    struct {
+        void (*handler)(int, siginfo_t *, void *);
+        uint64_t flags, restorer, mask;
+    } found = {0};
+    return HWW_RAW(SYS_rt_sigaction, SIGTRAP, 0, &found, 8) == 0 && found.handler == on_trap ? found.mask
+                                                                                             : ~0ull;
 }
 
 int hww_trap_chain(int number, const struct sigaction *action, struct sigaction *before)
