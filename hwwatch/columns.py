@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -68,13 +69,14 @@ def fitted(columns: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
     unit = np.datetime_data(dtype)[0]
     if unit not in _FINE and not (dtype.kind == "m" and unit in "YM"):  # those have no certain length
         other = np.dtype(f"{dtype.kind}8[{unit if (unit, 1) in _UNITS else 's'}]")
-        out = [column.astype(other) for column in columns]
-        # What overflows comes back as something else.
-        if all(
-            np.array_equal(a.astype(dtype).view("i8"), b.view("i8"))
-            for a, b in zip(out, columns, strict=True)
-        ):
-            return out
+        # What overflows raises since NumPy 2.5, and comes back as something else before.
+        with contextlib.suppress(OverflowError):
+            out = [column.astype(other) for column in columns]
+            if all(
+                np.array_equal(a.astype(dtype).view("i8"), b.view("i8"))
+                for a, b in zip(out, columns, strict=True)
+            ):
+                return out
     return [as_objects(column) for column in columns]
 
 

@@ -8,6 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import numpy as np
+
+from hwwatch.letters import time_text
+
 if TYPE_CHECKING:
     from hwwatch.coverages import Coverage
     from hwwatch.watchpoints import Watch
@@ -47,14 +51,18 @@ def _is_number(cell: Any) -> bool:
     return isinstance(cell, int | float) and not isinstance(cell, bool)
 
 
+def _cell_text(cell: Any) -> str:
+    return time_text(cell) if isinstance(cell, np.datetime64) else str(cell)
+
+
 def _cell_html(cell: Any) -> str:
-    text = cell if isinstance(cell, Markup) else html.escape(str(cell))
+    text = cell if isinstance(cell, Markup) else html.escape(_cell_text(cell))
     return f"<td{_NUMBER if _is_number(cell) else ''}>{text}</td>"
 
 
 def table_text(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table in columns of equal width, two blanks apart; as many lines as rows, and the head."""
-    lines = [list(head), *([" ".join(str(cell).split()) for cell in row] for row in rows)]
+    lines = [list(head), *([" ".join(_cell_text(cell).split()) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

@@ -114,7 +114,9 @@ def _safe(item: Any) -> Any:
 
 
 def _number(value: Any) -> float | int | None:
-    """What a counter can show; NaN and infinities it cannot."""
+    """What a counter can show; NaN and infinities it cannot. Times are numbers of their units."""
+    if isinstance(value, np.datetime64 | np.timedelta64):
+        return None if np.isnat(value) else int(value.astype(np.int64))
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, bool):

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hwwatch.letters import encodable
+from hwwatch.letters import SINCE, encodable, time_text
 
 #: The column that says of which NumPy dtype `old` and `new` of each row are, where the file itself does not.
 DTYPE = "dtype"
 VALUES = ("old", "new")
 
 _NAT = -(2**63)
-_SINCE = " since 1970"
 _COMPLEX = re.compile(r"(.*[^e])([+-](?:nan|inf|[\d.]+(?:e[+-]?\d+)?))j")
 _NAMES = {"nan": float("nan"), "inf": float("inf")}
 
@@ -94,10 +93,13 @@ def value_text(value: Any) -> str | None:
         return f"{value.real}{sign}{imaginary}j"
     if isinstance(value, np.timedelta64):
         return "NaT" if np.isnat(value) else str(value.astype(np.int64))
-    if isinstance(value, np.datetime64) and np.array(str(value), value.dtype)[()] != value and value == value:
-        return f"{value.astype(np.int64)}{_SINCE}"  # NumPy writes another, far from now
+    if isinstance(value, np.datetime64):
+        return time_text(value)
     if isinstance(value, np.bytes_ | np.void):
-        return repr(value.item())
+        try:
+            return repr(value.item())
+        except OverflowError:  # a time far from now in it, since NumPy 2.5
+            return repr(value.tobytes())
     return encodable(str(value))
 
 
@@ -118,8 +120,8 @@ def value_of(text: Any, kind: Any) -> Any:
             return np.bytes_(literal(text))
         case "m":
             return np.array(_NAT if text == "NaT" else int(text), np.int64).view(dtype)[()]
-        case "M" if text.endswith(_SINCE):
-            return np.array(int(text.removesuffix(_SINCE)), np.int64).view(dtype)[()]
+        case "M" if text.endswith(SINCE):
+            return np.array(int(text.removesuffix(SINCE)), np.int64).view(dtype)[()]
         case "M":
             return np.array(text, dtype)[()]
         case "c":
