@@ -47,6 +47,11 @@ def _parsed(magic: Any, line: str) -> Any:
         raise UsageError(f"{error}. See `%{name}?`. [usage]") from None
 
 
+_of_watches = argument(
+    "which", metavar="ID|NAME", nargs="*", default=[], help="Only hits of these watches, also of former ones."
+)
+
+
 @magics_class
 class WatchMagics(Magics):
     """``%watch``, ``%%watch``, ``%unwatch``, ``%watch_timeline``, ``%watch_plot``, ``%watch_export`` …"""
@@ -178,13 +183,7 @@ class WatchMagics(Magics):
     @no_var_expand
     @line_magic
     @magic_arguments()
-    @argument(
-        "which",
-        metavar="ID|NAME",
-        nargs="*",
-        default=[],
-        help="Only hits of these watches, also of former ones.",
-    )
+    @_of_watches
     @argument("-o", "--output", metavar="VAR", help="Put the DataFrame into this variable, and show nothing.")
     @argument("--stack", action="store_true", help="Add the Python call stack of each hit.")
     def watch_timeline(self, line: str) -> Any:
@@ -210,13 +209,7 @@ class WatchMagics(Magics):
     @no_var_expand
     @line_magic
     @magic_arguments()
-    @argument(
-        "which",
-        metavar="ID|NAME",
-        nargs="*",
-        default=[],
-        help="Only hits of these watches, also of former ones.",
-    )
+    @_of_watches
     @argument(
         "-k",
         "--kind",
@@ -251,13 +244,7 @@ class WatchMagics(Magics):
         help="Its suffix says how: .csv, .parquet, .feather, .json (an object a line), .trace.json (for "
         "Perfetto), .html (a page with tables and pictures). Quotes around it where it has blanks.",
     )
-    @argument(
-        "which",
-        metavar="ID|NAME",
-        nargs="*",
-        default=[],
-        help="Only hits of these watches, also of former ones.",
-    )
+    @_of_watches
     @argument("--overwrite", action="store_true", help="Take the place of a file of that name.")
     @argument("--stack", action="store_true", help="Add the Python call stack of each hit.")
     @argument("--registers", action="store_true", help="Add the general registers of each hit.")
