@@ -23,6 +23,9 @@ static uint32_t forking;
 
 /* Longest wait of a thread that is to block SIGTRAP for a fork's end, ns. */
 #define FORKS 1000000000
+/* Of a new thread: most forks are over by then, and do not wait for it; until it is armed its hits are
+ * missed. */
+#define BIRTH 200000000
 /* Longest wait for threads that may be creating others, and for traps on their way, ns. */
 #define BIRTHS 500000000
 #define FLIGHTS 1000000000
@@ -198,7 +201,7 @@ int hww_registers_wanted(void)
 /* Set the calling thread's registers as all are to be. */
 int hww_registers_here(void)
 {
-    if (!may_enter() || !enter_or_pass(0))
+    if (!may_enter() || !enter_or_pass(BIRTH))
         return -EBUSY;
     int error = hww_registers_apply((int32_t)HWW_RAW(SYS_gettid));
     hww_registers_leave();
@@ -213,7 +216,7 @@ void hww_registers_begin(void)
     uint64_t since = hww_tracer_errand();
     if (!may_enter())
         return;
-    if (!enter_or_pass(0)) {
+    if (!enter_or_pass(BIRTH)) {
         note(offsetof(struct hww_watch, belated));
         return;
     }
