@@ -56,6 +56,7 @@ class Watch:
         hold: bool,
     ) -> None:
         self._session = session
+        self._armory = session._armory
         self.id = number
         self._name = name
         self.home = Home(target, hold)
@@ -157,7 +158,7 @@ class Watch:
 
     @mode.setter
     def mode(self, mode: str) -> None:
-        self._session._set_mode(self, mode)
+        self._armory.set_mode(self, mode)
 
     @property
     def policy(self) -> Policy:
@@ -166,7 +167,7 @@ class Watch:
 
     @policy.setter
     def policy(self, policy: Policy) -> None:
-        self._session._set_options(self, policy=policy)
+        self._armory.set_options(self, policy=policy)
 
     @property
     def when(self) -> str | None:
@@ -175,7 +176,7 @@ class Watch:
 
     @when.setter
     def when(self, condition: str | None) -> None:
-        self._session._set_options(self, when=condition)
+        self._armory.set_options(self, when=condition)
 
     @property
     def limit(self) -> int | None:
@@ -184,7 +185,7 @@ class Watch:
 
     @limit.setter
     def limit(self, limit: int | None) -> None:
-        self._session._set_options(self, limit=limit)
+        self._armory.set_options(self, limit=limit)
 
     @property
     def on_hit(self) -> Callable[[Any], object] | str | None:
@@ -193,7 +194,7 @@ class Watch:
 
     @on_hit.setter
     def on_hit(self, on_hit: Callable[[Any], object] | str | None) -> None:
-        self._session._set_options(self, on_hit=on_hit)
+        self._armory.set_options(self, on_hit=on_hit)
 
     @property
     def enabled(self) -> bool:
@@ -202,12 +203,12 @@ class Watch:
 
     @enabled.setter
     def enabled(self, on: bool) -> None:
-        self._session._set_enabled(self, bool(on))
+        self._armory.set_enabled(self, bool(on))
 
     @property
     def armed(self) -> bool:
         """Whether debug registers are programmed for it; False once a limit was reached."""
-        return self._session._is_armed(self)
+        return self._armory.is_armed(self)
 
     @property
     def state(self) -> str:
@@ -261,7 +262,7 @@ class Watch:
         bool
             True where the watch is armed and the test access trapped; the outcome is kept in the coverage.
         """
-        return self._session._verify(self)
+        return self._armory.verify(self)
 
     def retarget(self) -> None:
         """Aim at the place where its object's memory is now; its hits stay.
@@ -273,11 +274,11 @@ class Watch:
         NoSlotError
             No debug register was free for it; then it is disarmed.
         """
-        self._session._retarget(self)
+        self._armory.retarget(self)
 
     def disarm(self) -> None:
         """Free its debug registers; its hits stay."""
-        self._session._disarm(self)
+        self._armory.disarm(self)
 
     def timeline(self, *, stack: bool = False, registers: bool = False) -> pd.DataFrame:
         """Its hits as a DataFrame; see `hwwatch.timeline`."""

@@ -45,9 +45,9 @@ def _needs_hardware(path: Path) -> bool:
 
 def _refusal() -> str:
     """Why breakpoints do not work here, or "" where a test access trapped."""
+    from hwwatch.armory import release_signals
     from hwwatch.backends.select import select
     from hwwatch.errors import HwwatchError
-    from hwwatch.sessions import release_signals
 
     try:
         for mode in ("w", "rw", "x"):

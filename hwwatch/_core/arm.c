@@ -155,13 +155,6 @@ static int arm_new_threads(int watch, int first, const struct hww_arm_options *o
     return error ? error : armed;
 }
 
-static uint64_t now_ns(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
-}
-
 /* Wait until no armed thread can be in a clone() that began before it was armed; how many still can be. */
 static uint32_t await_births(int watch, uint64_t deadline)
 {
@@ -172,7 +165,7 @@ static uint32_t await_births(int watch, uint64_t deadline)
             struct hww_event *event = hww_event_at(watch, i);
             possible += event->tid != self && hww_birth_possible(&event->birth, event->tid);
         }
-        if (!possible || now_ns() > deadline)
+        if (!possible || hww_now() > deadline)
             return possible;
         hww_births_wait();
     }
@@ -182,7 +175,7 @@ static uint32_t await_births(int watch, uint64_t deadline)
  * thread is found that lacks a piece. */
 int hww_watch_open(int watch, const struct hww_arm_options *options, struct hww_arm_report *report)
 {
-    uint64_t deadline = now_ns() + PATIENCE;
+    uint64_t deadline = hww_now() + PATIENCE;
     memset(report, 0, sizeof *report);
     hww_watch_at(watch)->follow = options->follow_fork;
     hww_watch_at(watch)->kernel = options->kernel;
@@ -193,7 +186,7 @@ int hww_watch_open(int watch, const struct hww_arm_options *options, struct hww_
     for (int clean = 0; armed >= 0 && clean < 2; clean = armed ? 0 : clean + 1) {
         report->unsure = await_births(watch, deadline);
         armed = arm_new_threads(watch, 0, options, report);
-        if (armed > 0 && now_ns() > deadline)
+        if (armed > 0 && hww_now() > deadline)
             return report->unsure += (uint32_t)armed, 0;
     }
     return armed < 0 ? armed : 0;

@@ -409,14 +409,14 @@ int hww_watch_threads(int watch, int32_t *tids, int capacity);
 int hww_slots_free(int32_t tid, int most);
 int hww_canary(uint32_t mode, uint32_t nbytes, uint32_t kernel);
 
-/* registers.c */
+/* registers.c, identify.c, probe.c, turns.c */
 int hww_registers_open(int watch, const struct hww_arm_options *options, struct hww_arm_report *report);
 int hww_registers_close(int watch);
 int hww_registers_enable(int watch, int on);
 int hww_registers_modify(int watch, uint32_t mode);
 int hww_registers_free(void);
+int hww_registers_threads(int32_t *tids, uint8_t *states, int capacity);
 int hww_registers_canary(uint32_t mode, uint32_t nbytes);
+int hww_registers_poked(void);
 int hww_registers_belated(int32_t tid);
 int hww_registers_again(void);
-int hww_registers_poked(void);
-int hww_registers_threads(int32_t *tids, uint8_t *states, int capacity);

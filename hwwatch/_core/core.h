@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/types.h>
+#include <time.h>
 
 #include "cdefs.h"
 
@@ -51,6 +52,14 @@ uint32_t hww_forks(void);
 int hww_guarded(struct hww_thread *self, void (*body)(void *), void *argument);
 #define HWW_FENCE() __atomic_signal_fence(__ATOMIC_SEQ_CST)
 
+/* ns, of the monotonic clock. */
+static inline uint64_t hww_now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
+
 /* Bit i: watch i is armed in this process. A forked child starts with its parent's. */
 extern uint64_t hww_active;
 /* Bit i: watch i traps on reads, too. */
@@ -80,7 +89,9 @@ int hww_trap_chain(int number, const struct sigaction *action, struct sigaction 
 
 /* hooks.c */
 void hww_hooks_guard(int on);
-void hww_hooks_fork(int stage);
+
+/* modules.c */
+void hww_modules_fork(int stage);
 
 /* One trap, as the recorder needs it. */
 struct hww_moment {
@@ -162,7 +173,7 @@ void hww_watch_orphaned(uint32_t watch);
 int hww_watch_stop_once(uint32_t watch);
 extern volatile uint64_t hww_canary_seen;
 
-/* registers.c, for the handler */
+/* identify.c */
 enum hww_certainty {
     HWW_CERTAIN, /* all of them were touched */
     HWW_LIKELY,  /* none but them; which, the full decoder may tell */
@@ -171,6 +182,8 @@ enum hww_certainty {
 uint32_t hww_registers_candidates(struct hww_thread *self, const struct hww_moment *moment,
                                   enum hww_certainty *certain);
 uint32_t hww_registers_pieces(uint32_t registers, uint32_t watch);
+
+/* turns.c, for the handler */
 void hww_registers_drop(uint32_t watch);
 void hww_registers_purge(void);
 

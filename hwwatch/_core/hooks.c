@@ -14,12 +14,10 @@
  * system calls, are not seen. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
-#include <link.h>
 #include <pthread.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
+#include "hooks.h"
 #include "raw.h"
 #include "tracer.h"
 
@@ -39,7 +37,7 @@ open_function *hww_real_dlopen __attribute__((visibility("hidden")));
 /* Which hooks are in place. */
 #define GUARD 1u   /* of our signals, whenever something is armed */
 #define THREADS 2u /* for registers that a tracer has set */
-static uint32_t placed;
+uint32_t hww_hooks_placed;
 static void look_for_modules(void);
 
 struct start {
@@ -206,205 +204,43 @@ __asm__(".text\n"
         "jmp *hww_real_dlopen(%rip)\n"
         ".size hww_our_dlopen, . - hww_our_dlopen\n");
 
-static const struct hook {
-    const char *name;
-    void *ours;
-    void **real;
-    uint32_t groups;
-} hooks[] = {
+const struct hww_hook hww_hooks[] = {
     {"pthread_create", (void *)our_create, (void **)&real_create, THREADS},
     {"pthread_sigmask", (void *)our_pthread_sigmask, (void **)&real_pthread_sigmask, THREADS},
     {"sigprocmask", (void *)our_sigprocmask, (void **)&real_sigprocmask, THREADS},
     {"sigaction", (void *)our_sigaction, (void **)&real_sigaction, GUARD | THREADS},
     {"signal", (void *)our_signal, (void **)&real_signal, GUARD | THREADS},
     {"dlopen", (void *)hww_our_dlopen, (void **)&hww_real_dlopen, GUARD | THREADS},
+    {NULL, NULL, NULL, 0},
 };
-#define HOOKS (sizeof hooks / sizeof *hooks)
-
-/* What dl_iterate_phdr tells of a module's relocations. */
-struct relocations {
-    const ElfW(Rela) * first;
-    size_t count;
-};
-
-/* A table that was made read-only after start (RELRO) is opened for the moment. */
-static void write_entry(void **entry, void *value, int read_only)
-{
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), at = (uintptr_t)entry & ~(page - 1);
-    if (read_only && mprotect((void *)at, page, PROT_READ | PROT_WRITE) < 0)
-        return;
-    HWW_STORE(entry, value);
-    if (read_only)
-        mprotect((void *)at, page, PROT_READ);
-}
-
-/* Where this module lies: its own calls stay as they are. */
-static uintptr_t own_base;
-
-/* The modules that are in the loader's list: how many, and how many were unloaded so far. */
-struct modules {
-    unsigned long long count, unloaded;
-};
-
-/* One pass over the modules: which hooks, how many modules need no look, and which may be looked at. */
-struct pass {
-    uint32_t groups;
-    unsigned long long skip;
-    struct modules loaded;
-    int stale; /* modules were unloaded meanwhile: the first ones are others now */
-};
-
-static int change_module(struct dl_phdr_info *module, size_t size, void *argument)
-{
-    (void)size;
-    struct pass *pass = argument;
-    if (module->dlpi_subs != pass->loaded.unloaded)
-        pass->stale = 1;
-    if (pass->stale || !pass->loaded.count)
-        return 1;
-    pass->loaded.count--;
-    if (pass->skip) {
-        pass->skip--;
-        return 0;
-    }
-    const ElfW(Dyn) *dynamic = NULL;
-    uintptr_t guarded = 0, guarded_end = 0;
-    for (int i = 0; i < module->dlpi_phnum; i++) {
-        const ElfW(Phdr) *header = &module->dlpi_phdr[i];
-        if (header->p_type == PT_DYNAMIC)
-            dynamic = (const ElfW(Dyn) *)(module->dlpi_addr + header->p_vaddr);
-        if (header->p_type == PT_GNU_RELRO) {
-            guarded = module->dlpi_addr + header->p_vaddr;
-            guarded_end = (guarded + header->p_memsz) & ~((uintptr_t)sysconf(_SC_PAGESIZE) - 1);
-        }
-    }
-    if (!dynamic || module->dlpi_addr == own_base)
-        return 0;
-    struct relocations lists[2] = {{NULL, 0}, {NULL, 0}};
-    const ElfW(Sym) *symbols = NULL;
-    const char *strings = NULL;
-    for (; dynamic->d_tag != DT_NULL; dynamic++) {
-        uintptr_t value = dynamic->d_un.d_ptr;
-        /* The loader has made most of these absolute; not those of the vDSO. */
-        uintptr_t address = value < module->dlpi_addr ? value + module->dlpi_addr : value;
-        switch (dynamic->d_tag) {
-        case DT_JMPREL:
-            lists[0].first = (const ElfW(Rela) *)address;
-            break;
-        case DT_PLTRELSZ:
-            lists[0].count = dynamic->d_un.d_val / sizeof(ElfW(Rela));
-            break;
-        case DT_RELA:
-            lists[1].first = (const ElfW(Rela) *)address;
-            break;
-        case DT_RELASZ:
-            lists[1].count = dynamic->d_un.d_val / sizeof(ElfW(Rela));
-            break;
-        case DT_SYMTAB:
-            symbols = (const ElfW(Sym) *)address;
-            break;
-        case DT_STRTAB:
-            strings = (const char *)address;
-            break;
-        }
-    }
-    for (int list = 0; list < 2 && symbols && strings; list++)
-        for (size_t i = 0; lists[list].first && i < lists[list].count; i++) {
-            const ElfW(Rela) *relocation = &lists[list].first[i];
-            uint32_t type = (uint32_t)ELF64_R_TYPE(relocation->r_info);
-            if (type != R_X86_64_JUMP_SLOT && type != R_X86_64_GLOB_DAT)
-                continue;
-            const char *name = strings + symbols[ELF64_R_SYM(relocation->r_info)].st_name;
-            void **entry = (void **)(module->dlpi_addr + relocation->r_offset);
-            for (size_t hook = 0; hook < HOOKS; hook++) {
-                int on = (hooks[hook].groups & pass->groups) != 0, is_on = *entry == hooks[hook].ours;
-                if (on != is_on && !strcmp(name, hooks[hook].name))
-                    write_entry(entry, on ? hooks[hook].ours : *hooks[hook].real,
-                                (uintptr_t)entry >= guarded && (uintptr_t)entry < guarded_end);
-            }
-        }
-    return 0;
-}
-
-static int count_module(struct dl_phdr_info *module, size_t size, void *argument)
-{
-    (void)size;
-    struct modules *modules = argument;
-    modules->count++;
-    modules->unloaded = module->dlpi_subs;
-    return 0;
-}
-
-/* What has been looked at, under the lock. It is held during each pass over the modules, so that no child is
- * born with the lock that dl_iterate_phdr takes; not during dladdr, since one that holds the loader's lock
- * may come for ours, from a constructor that creates a thread. */
-static struct modules known;
-static pthread_mutex_t looking = PTHREAD_MUTEX_INITIALIZER;
-
-/* Put the hooks that are to be there into modules that have come meanwhile, or into all. A module is in the
- * list before it is relocated, and its tables are written, then made read-only, by the thread that loads it:
- * only those are touched whose loading has ended. The loader's lock, which dladdr takes, tells that. */
-static void look(int all)
-{
-    for (int tries = 0; tries < 20; tries++) {
-        Dl_info here;
-        struct modules now = {0, 0};
-        pthread_mutex_lock(&looking);
-        dl_iterate_phdr(count_module, &now);
-        int same = now.count == known.count && now.unloaded == known.unloaded;
-        pthread_mutex_unlock(&looking);
-        if (!all && same)
-            return;
-        if (dladdr((void *)our_create, &here))
-            own_base = (uintptr_t)here.dli_fbase;
-        pthread_mutex_lock(&looking);
-        struct pass pass = {HWW_LOAD(&placed), all || now.unloaded != known.unloaded ? 0 : known.count, now,
-                            0};
-        dl_iterate_phdr(change_module, &pass);
-        if (!pass.stale)
-            known = now;
-        pthread_mutex_unlock(&looking);
-        if (!pass.stale)
-            return;
-    }
-}
 
 static void look_for_modules(void)
 {
-    if (HWW_LOAD(&placed))
-        look(0);
+    if (HWW_LOAD(&hww_hooks_placed))
+        hww_modules_look(0);
 }
 
 static int place(uint32_t groups)
 {
-    for (size_t hook = 0; hook < HOOKS && !*hooks[HOOKS - 1].real; hook++)
-        *hooks[hook].real = dlsym(RTLD_DEFAULT, hooks[hook].name);
-    for (size_t hook = 0; hook < HOOKS; hook++)
-        if (!*hooks[hook].real)
+    static int resolved;
+    for (const struct hww_hook *hook = hww_hooks; hook->name && !resolved; hook++)
+        if (!(*hook->real = dlsym(RTLD_DEFAULT, hook->name)))
             return -ENOSYS;
-    int changed = __atomic_exchange_n(&placed, groups, __ATOMIC_ACQ_REL) != groups;
+    resolved = 1;
+    int changed = __atomic_exchange_n(&hww_hooks_placed, groups, __ATOMIC_ACQ_REL) != groups;
     if (changed || groups)
-        look(changed);
+        hww_modules_look(changed);
     return 0;
-}
-
-/* A fork while another thread holds the lock would leave it locked in the child. */
-void hww_hooks_fork(int stage)
-{
-    if (stage == 0)
-        pthread_mutex_lock(&looking);
-    else
-        pthread_mutex_unlock(&looking);
 }
 
 /* Threads are to tell us, in all modules that are loaded by now, or no longer. 1: they did not before; 0:
  * they did; or -errno. */
 int hww_hooks_set(int on)
 {
-    int first = on && !(placed & THREADS);
-    if (!on && !(placed & THREADS))
+    int first = on && !(hww_hooks_placed & THREADS);
+    if (!on && !(hww_hooks_placed & THREADS))
         return 0;
-    int error = place(on ? placed | THREADS : placed & ~THREADS);
+    int error = place(on ? hww_hooks_placed | THREADS : hww_hooks_placed & ~THREADS);
     if (!error && (first || !on))
         relieve_handlers(on);
     return error ? error : first;
@@ -413,5 +249,5 @@ int hww_hooks_set(int on)
 /* Our signals are to stay ours, or no longer; where that is impossible, it is told who took them. */
 void hww_hooks_guard(int on)
 {
-    place(on ? placed | GUARD : placed & ~GUARD);
+    place(on ? hww_hooks_placed | GUARD : hww_hooks_placed & ~GUARD);
 }

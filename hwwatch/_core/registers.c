@@ -1,9 +1,7 @@
 /* Watches in debug registers that a tracer has set: what is wanted in them, the same in all threads.
- *
- * The handler calls what is in identify.c, hww_registers_drop and
- * hww_registers_purge; hooks.c and fork call hww_registers_here. All else is for backends/ptrace.py. */
+ * Whose turn it is at them: turns.c; which of them a trap means: identify.c. What is here is for
+ * backends/ptrace.py. */
 #define _GNU_SOURCE
-#include <pthread.h>
 #include <stdlib.h>
 
 #include "helper.h"
@@ -13,29 +11,10 @@ struct hww_slot hww_slots[HWW_MAX_PIECES] = {[0 ... HWW_MAX_PIECES - 1] = {.watc
 uint32_t hww_slots_ours;
 /* What all armed threads hold; nothing where that is not sure. */
 static struct hww_debug given;
-/* Bit w: watch w is to be dropped as soon as the lock is free. */
-static uint64_t doomed;
-/* The process that all this is about. A vfork child shares our memory, and must never be armed. */
-static int32_t home;
 
-/* 1: a fork is under way; 2, too: somebody wanted a helper meanwhile. */
-static uint32_t forking;
-
-/* Longest wait of a thread that is to block SIGTRAP for a fork's end, ns. */
-#define FORKS 1000000000
-/* Of a new thread: most forks are over by then, and do not wait for it; until it is armed its hits are
- * missed. */
-#define BIRTH 200000000
 /* Longest wait for threads that may be creating others, and for traps on their way, ns. */
 #define BIRTHS 500000000
 #define FLIGHTS 1000000000
-
-static uint64_t now_ns(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
-}
 
 /* DR7 (Intel SDM vol. 3B, 18.2.4): local enable bits, and by register what traps and how many bytes. */
 void hww_registers_describe(struct hww_debug *out, int number, const struct hww_slot *slot)
@@ -62,7 +41,7 @@ void hww_registers_plan(struct hww_errand *errand, int32_t only)
 }
 
 /* Add 1 to a count of each watch that is on. */
-static void note(size_t counter)
+void hww_registers_note(size_t counter)
 {
     for (int i = 0; i < HWW_MAX_PIECES; i++)
         if (hww_slots[i].state == HWW_SLOT_ON && hww_slots[i].piece == 0)
@@ -75,9 +54,9 @@ int hww_registers_run(struct hww_errand *errand)
 {
     int error = hww_tracer_run(errand);
     if (error == -ECHILD && errand->set)
-        note(offsetof(struct hww_watch, torn));
+        hww_registers_note(offsetof(struct hww_watch, torn));
     if (errand->taken)
-        note(offsetof(struct hww_watch, taken));
+        hww_registers_note(offsetof(struct hww_watch, taken));
     if (errand->set && !errand->only)
         given = error ? (struct hww_debug){{0}, 0} : errand->want;
     return error;
@@ -90,17 +69,8 @@ int hww_registers_apply(int32_t only)
     return hww_registers_run(&errand);
 }
 
-static int in_use(void)
-{
-    int used = 0;
-    for (int i = 0; i < HWW_MAX_PIECES; i++)
-        used += hww_slots[i].state != HWW_SLOT_FREE;
-    return used;
-}
-
-/* ---- the lock, and what a handler could not do under it ---- */
-
-static int take_out(uint64_t watches)
+/* Have these watches no registers from now on; 1: some had. */
+int hww_registers_take_out(uint64_t watches)
 {
     int changed = 0;
     for (int i = 0; i < HWW_MAX_PIECES; i++)
@@ -111,85 +81,7 @@ static int take_out(uint64_t watches)
     return changed;
 }
 
-void hww_registers_enter(void)
-{
-    hww_tracer_lock();
-}
-
-/* The same, but for no longer than this while a fork is under way: handlers of it (pthread_atfork) may wait
- * for the calling thread, as OpenBLAS's do, which end its workers. 0: it is not entered; one errand for all
- * threads follows the fork. */
-static int enter_or_pass(uint64_t patience)
-{
-    const struct timespec moment = {0, 50000};
-    int32_t self = (int32_t)HWW_RAW(SYS_gettid);
-    uint64_t deadline = 0;
-    for (int32_t nobody = 0;
-         !__atomic_compare_exchange_n(&hww_work.owner, &nobody, self, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
-         nobody = 0) {
-        uint32_t under_way = HWW_LOAD(&forking);
-        if (under_way && !deadline)
-            deadline = now_ns() + patience;
-        if (under_way && now_ns() >= deadline &&
-            __atomic_compare_exchange_n(&forking, &under_way, 3, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
-            return 0;
-        HWW_RAW(SYS_nanosleep, &moment, 0);
-    }
-    return 1;
-}
-
-/* Whether a handler or hook may send a helper now: not under the lock, and not from a vfork child. */
-static int may_enter(void)
-{
-    return (int32_t)HWW_RAW(SYS_getpid) == home && !hww_tracer_locked_here();
-}
-
-void hww_registers_leave(void)
-{
-    for (;;) {
-        hww_tracer_unlock();
-        if (!HWW_LOAD(&doomed))
-            return;
-        hww_tracer_lock();
-        if (take_out(__atomic_exchange_n(&doomed, 0, __ATOMIC_ACQ_REL)))
-            hww_registers_apply(0);
-    }
-}
-
-/* From now on this watch has no registers. */
-void hww_registers_drop(uint32_t watch)
-{
-    int mine = 0;
-    for (int i = 0; i < HWW_MAX_PIECES; i++)
-        mine |= HWW_LOAD(&hww_slots[i].state) != HWW_SLOT_FREE && hww_slots[i].watch == watch;
-    if (!mine)
-        return;
-    __atomic_fetch_or(&doomed, 1ull << watch, __ATOMIC_ACQ_REL);
-    if (may_enter() && enter_or_pass(0))
-        hww_registers_leave();
-}
-
-/* A trap that no register of hww_slots_ours explains: a watch that its parent process has ended, or a helper
- * was killed before it had taken the registers back. */
-void hww_registers_purge(void)
-{
-    uint64_t gone = 0;
-    for (int i = 0; i < HWW_MAX_PIECES; i++) {
-        if (HWW_LOAD(&hww_slots[i].state) == HWW_SLOT_FREE)
-            continue;
-        const struct hww_watch *watch = hww_watch_at((int)hww_slots[i].watch);
-        if (HWW_LOAD(&watch->first) != hww_slots[i].first || hww_watch_over(watch))
-            gone |= 1ull << hww_slots[i].watch;
-    }
-    if (!may_enter() || !enter_or_pass(0))
-        return;
-    take_out(gone);
-    hww_registers_apply(gone ? 0 : (int32_t)HWW_RAW(SYS_gettid));
-    hww_registers_leave();
-}
-
-/* ---- threads that begin, or change what they block; forked children ---- */
-
+/* Whether any register is to be set. */
 int hww_registers_wanted(void)
 {
     for (int i = 0; i < HWW_MAX_PIECES; i++)
@@ -198,92 +90,10 @@ int hww_registers_wanted(void)
     return 0;
 }
 
-/* Set the calling thread's registers as all are to be. */
-int hww_registers_here(void)
+/* In a forked child, which starts with empty registers (flush_ptrace_hw_breakpoint): what follows it is still
+ * wanted. */
+void hww_registers_inherit(void)
 {
-    if (!may_enter() || !enter_or_pass(BIRTH))
-        return -EBUSY;
-    int error = hww_registers_apply((int32_t)HWW_RAW(SYS_gettid));
-    hww_registers_leave();
-    return error;
-}
-
-/* The same for a thread that has just begun; while it waited for the lock, it may have been armed with all.
- */
-void hww_registers_begin(void)
-{
-    int32_t tid = (int32_t)HWW_RAW(SYS_gettid);
-    uint64_t since = hww_tracer_errand();
-    if (!may_enter())
-        return;
-    if (!enter_or_pass(BIRTH)) {
-        note(offsetof(struct hww_watch, belated));
-        return;
-    }
-    const struct hww_traced *thread = hww_traced_find(tid);
-    if (!thread || thread->state != HWW_THREAD_ARMED || thread->errand < since)
-        hww_registers_apply(tid);
-    hww_registers_leave();
-}
-
-/* Set those of a thread that began unseen, or was not armed for another reason. */
-int hww_registers_belated(int32_t tid)
-{
-    hww_registers_enter();
-    int unseen = !hww_traced_find(tid), error = hww_registers_apply(tid);
-    const struct hww_traced *thread = hww_traced_find(tid);
-    if (unseen && thread && thread->state == HWW_THREAD_ARMED)
-        note(offsetof(struct hww_watch, belated));
-    hww_registers_leave();
-    return error;
-}
-
-/* Set all threads' registers once more: a debugger may have changed them. */
-int hww_registers_again(void)
-{
-    hww_registers_enter();
-    int error = hww_registers_apply(0);
-    hww_registers_leave();
-    return error;
-}
-
-/* The calling thread is about to block SIGTRAP: a hit would kill from then on. Fails where no helper can
- * clear its registers, since somebody else traces it. */
-int hww_registers_leave_here(void)
-{
-    struct hww_errand errand;
-    if (!may_enter())
-        return 0;
-    if (!enter_or_pass(FORKS))
-        return -EAGAIN;
-    hww_registers_plan(&errand, (int32_t)HWW_RAW(SYS_gettid));
-    memset(&errand.want, 0, sizeof errand.want);
-    int error = hww_registers_run(&errand);
-    struct hww_traced *thread = error ? NULL : hww_traced_find(errand.only);
-    if (thread)
-        thread->state = HWW_THREAD_DEAF;
-    hww_registers_leave();
-    return error;
-}
-
-static void before_fork(void)
-{
-    hww_tracer_lock();
-    HWW_STORE(&forking, 1);
-}
-
-static void after_fork(void)
-{
-    if (__atomic_exchange_n(&forking, 0, __ATOMIC_SEQ_CST) == 3)
-        hww_registers_apply(0);
-    hww_registers_leave();
-}
-
-/* A child starts with empty registers (flush_ptrace_hw_breakpoint). Only system calls here. */
-static void in_child(void)
-{
-    home = (int32_t)HWW_RAW(SYS_getpid);
-    doomed = forking = 0;
     given = (struct hww_debug){{0}, 0};
     hww_slots_ours = 0;
     for (int i = 0; i < HWW_MAX_PIECES; i++) {
@@ -293,20 +103,17 @@ static void in_child(void)
         if (!watch->follow || HWW_LOAD(&watch->state) != HWW_ARMED)
             hww_slots[i] = (struct hww_slot){.state = HWW_SLOT_FREE, .watch = HWW_MAX_WATCHES};
     }
-    if (hww_registers_wanted() && hww_registers_here() < 0)
-        note(offsetof(struct hww_watch, unfollowed));
+}
+
+static int in_use(void)
+{
+    int used = 0;
+    for (int i = 0; i < HWW_MAX_PIECES; i++)
+        used += hww_slots[i].state != HWW_SLOT_FREE;
+    return used;
 }
 
 /* ---- arming ---- */
-
-int hww_registers_prepare_process(void)
-{
-    if (home)
-        return 0;
-    int error = pthread_atfork(before_fork, after_fork, in_child);
-    home = error ? 0 : getpid();
-    return -error;
-}
 
 static int place(int watch, uint32_t taken)
 {
@@ -335,7 +142,7 @@ static uint32_t await_births(void)
     pid_t *tids = NULL, self = (pid_t)HWW_RAW(SYS_gettid);
     int count = hww_threads_list(&tids);
     struct hww_birth *births = count > 1 ? calloc((size_t)count, sizeof *births) : NULL;
-    uint64_t deadline = now_ns() + BIRTHS;
+    uint64_t deadline = hww_now() + BIRTHS;
     uint32_t possible = 0;
     for (int i = 0; births && i < count; i++)
         hww_birth_begin(&births[i], tids[i]);
@@ -343,7 +150,7 @@ static uint32_t await_births(void)
         possible = 0;
         for (int i = 0; i < count; i++)
             possible += tids[i] != self && hww_birth_possible(&births[i], tids[i]);
-        if (!possible || now_ns() > deadline)
+        if (!possible || hww_now() > deadline)
             break;
         hww_births_wait();
     }
@@ -356,7 +163,7 @@ static uint32_t await_births(void)
 static void await_flights(void)
 {
     const struct timespec moment = {0, 50000};
-    uint64_t deadline = now_ns() + FLIGHTS;
+    uint64_t deadline = hww_now() + FLIGHTS;
     int32_t self = (int32_t)HWW_RAW(SYS_gettid), pid = (int32_t)HWW_RAW(SYS_getpid);
     for (;;) {
         uint32_t flying = 0;
@@ -371,7 +178,7 @@ static void await_flights(void)
             flying += thread->in_flight;
         }
         hww_registers_leave();
-        if (!flying || now_ns() > deadline)
+        if (!flying || hww_now() > deadline)
             return;
         nanosleep(&moment, NULL);
     }
@@ -411,7 +218,7 @@ int hww_registers_open(int watch, const struct hww_arm_options *options, struct 
     error = arm(watch, first, &errand, &report->unsure);
     report->threads = errand.armed;
     report->failed_tid = errand.error_tid;
-    if (error && take_out(1ull << watch))
+    if (error && hww_registers_take_out(1ull << watch))
         hww_registers_apply(0);
     hww_registers_leave();
     if (!in_use())
@@ -423,7 +230,7 @@ int hww_registers_open(int watch, const struct hww_arm_options *options, struct 
 int hww_registers_close(int watch)
 {
     hww_registers_enter();
-    int error = take_out(1ull << watch) ? hww_registers_apply(0) : 0;
+    int error = hww_registers_take_out(1ull << watch) ? hww_registers_apply(0) : 0;
     hww_registers_leave();
     if (!in_use())
         hww_hooks_set(0);

@@ -27,18 +27,18 @@ static void before_fork(void)
 {
     HWW_ADD(&forks, 1);
     hww_unlisted_enter();
-    hww_hooks_fork(0);
+    hww_modules_fork(0);
 }
 
 static void after_fork(void)
 {
-    hww_hooks_fork(1);
+    hww_modules_fork(1);
     hww_unlisted_leave();
 }
 
 static void in_child(void)
 {
-    hww_hooks_fork(1);
+    hww_modules_fork(1);
     hww_unlisted_leave();
     hww_tracer_reset();
     hww_notify_forked();

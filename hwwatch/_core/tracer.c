@@ -46,13 +46,18 @@ static int32_t own_tid(void)
 
 /* ---- the lock: not a mutex, since a handler takes it, too ---- */
 
+/* Whether it was free, and is the caller's now. */
+int hww_tracer_try(void)
+{
+    int32_t nobody = 0;
+    return __atomic_compare_exchange_n(&hww_work.owner, &nobody, own_tid(), 0, __ATOMIC_ACQUIRE,
+                                       __ATOMIC_RELAXED);
+}
+
 void hww_tracer_lock(void)
 {
     const struct timespec moment = {0, 50000};
-    int32_t self = own_tid();
-    for (int32_t nobody = 0;
-         !__atomic_compare_exchange_n(&hww_work.owner, &nobody, self, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
-         nobody = 0)
+    while (!hww_tracer_try())
         HWW_RAW(SYS_nanosleep, &moment, 0);
 }
 

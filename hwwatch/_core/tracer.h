@@ -1,4 +1,4 @@
-/* Debug registers set through ptrace: shared by tracer.c, registers.c, hold.c and hooks.c. */
+/* Debug registers set through ptrace: shared by tracer.c, registers.c, turns.c, hold.c and hooks.c. */
 #ifndef HWW_TRACER_H
 #define HWW_TRACER_H
 
@@ -44,6 +44,7 @@ extern struct hww_traced hww_traced[HWW_MAX_TRACED];
 extern uint32_t hww_traced_count;
 
 void hww_tracer_lock(void);
+int hww_tracer_try(void);
 int hww_tracer_locked_here(void);
 void hww_tracer_unlock(void);
 void hww_tracer_reset(void);
@@ -64,9 +65,11 @@ int hww_while_held(void (*act)(void *), void *argument);
 int hww_hooks_set(int on);
 
 /* registers.c */
+int hww_registers_wanted(void);
+
+/* turns.c */
 int hww_registers_leave_here(void);
 int hww_registers_here(void);
 void hww_registers_begin(void);
-int hww_registers_wanted(void);
 
 #endif

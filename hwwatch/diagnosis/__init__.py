@@ -6,6 +6,7 @@ of it in words.
 
 from __future__ import annotations
 
+from hwwatch.armory import release_signals
 from hwwatch.backends.select import select
 from hwwatch.diagnosis.findings import Diagnosis, Finding
 from hwwatch.diagnosis.holders import Holders, read_holders
@@ -13,7 +14,6 @@ from hwwatch.diagnosis.machines import Machine, read_machine
 from hwwatch.diagnosis.trials import BACKENDS, STEPS, Trial, run_here, run_trials
 from hwwatch.errors import HwwatchError
 from hwwatch.native import lib
-from hwwatch.sessions import release_signals
 from hwwatch.types import MODES, Backend
 
 __all__ = ["Diagnosis", "Finding", "doctor"]

@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from typing import Any
 
-from hwwatch import sessions
+from hwwatch import armory
 from hwwatch.arming import SLOTS
 from hwwatch.coverages import Thread, threads
 from hwwatch.errors import HwwatchError
@@ -95,7 +95,7 @@ def read_holders(backend: Backend | None, refusal: str) -> Holders:
             free = backend.slots_free()
         except HwwatchError as error:
             refusal = str(error)
-    ours = tuple((watch.name, watch.slots) for watch in sessions.armed_watches())
+    ours = tuple((watch.name, watch.slots) for watch in armory.armed_watches())
     missing = free is not None and free + sum(count for _, count in ours) < SLOTS
     return Holders(
         SLOTS,

@@ -33,6 +33,7 @@ LAYERS = (
     "watchpoints",
     "timelines",
     "deliveries readings",
+    "armory picking",
     "sessions",
     "diagnosis summaries",
     "digests plots",
