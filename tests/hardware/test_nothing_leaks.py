@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import hwwatch
+from hwwatch.backends.select import select
 
 
 def test_two_hundred_cycles(in_child: Callable[..., Any]) -> None:
@@ -164,7 +165,7 @@ def test_descriptors_that_the_program_closes(in_child: Callable[..., Any]) -> No
         array[3] = 2
         return len(told), lost, status, sorted(text.decode() for text in read), watch.timeline().new.tolist()
 
-    perf = hwwatch.sessions.select("auto").backend.name == "perf"
+    perf = select("auto").backend.name == "perf"
     assert in_child(work) == [int(perf), 0, 0, ["more"], [1, 2]]
 
 
