@@ -43,6 +43,7 @@ def test_the_scientists_one_liner(session: Any) -> None:
     assert _balanced(watch) == (5, 2, 3)
 
 
+@pytest.mark.slow
 def test_in_ipython_it_is_one_line(in_child: Callable[..., Any]) -> None:
     def work():
         from IPython.core.interactiveshell import InteractiveShell

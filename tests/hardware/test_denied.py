@@ -102,6 +102,7 @@ def test_not_dumpable() -> None:
     assert hits == "1"
 
 
+@pytest.mark.slow
 def test_quickstart_finds_the_same_culprits() -> None:
     """The notebook, unchanged, against a run of it with perf."""
     command = [sys.executable, "notebooks/show.py", "notebooks/01-who-wrote-this.ipynb"]
@@ -127,6 +128,7 @@ CHOSEN = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_chosen_hardware_tests() -> None:
     """Not one of them may be skipped."""

@@ -35,6 +35,7 @@ def by_question(found: dict[str, Any]) -> dict[str, Any]:
     return {f["question"]: f for f in found["findings"] if f["group"] in groups}
 
 
+@pytest.mark.slow
 def test_whoever_asks(in_child: InChild) -> None:
     def work():
         return hwwatch.doctor().to_dict()
@@ -62,6 +63,7 @@ def test_whoever_asks(in_child: InChild) -> None:
     assert trials["kernel"]["ok"] == (PARANOID <= 1 or (able and not machine["user_namespace"]))
 
 
+@pytest.mark.slow
 def test_ordinary_user(in_child: InChild) -> None:
     """Also where that user may not start Python anew: then the trials are made in the process itself."""
 
@@ -123,6 +125,7 @@ ACCEPTED = 0x00050000  # errno 0: the call returns 0, and has done nothing
 KILL = 0x80000000  # SECCOMP_RET_KILL_PROCESS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ending", "problem", "remedy"),
     [
@@ -156,6 +159,7 @@ def test_sandboxes(
     assert (seccomp["ok"] is False) == (ending == EPERM)
 
 
+@pytest.mark.slow
 def test_perf_refused_and_the_choice_left_open(in_child: InChild, build: Callable[..., str]) -> None:
     """Watching works where, and only where, another backend passes its trials; a watch then has that one."""
 
@@ -209,6 +213,7 @@ int main(int count, char **words)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["seized", *(["gdb"] if shutil.which("gdb") else [])])
 def test_all_slots_taken_by_a_debugger(
     in_child: InChild, build: Callable[..., str], tmp_path: Path, kind: str
@@ -261,6 +266,7 @@ def test_all_slots_taken_by_a_debugger(
 # SIGTRAP taken away
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("thief", ["python", "ignored", "default", "faulthandler"])
 def test_stolen_sigtrap(in_child: InChild, thief: str) -> None:
     def work(kind):
@@ -314,6 +320,7 @@ def test_stolen_sigtrap(in_child: InChild, thief: str) -> None:
     assert (after, state) == (True, [2, True, "hwwatch"])
 
 
+@pytest.mark.slow
 def test_foreign_handler_before_any_watch(in_child: InChild) -> None:
     """It is no obstacle: hwwatch takes the signal while watching, and hands on what is not its own."""
 
@@ -333,6 +340,7 @@ def test_foreign_handler_before_any_watch(in_child: InChild) -> None:
 # Nothing is disturbed, nothing stays
 
 
+@pytest.mark.slow
 def test_disturbs_no_watch(session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells, stop = np.zeros(8), threading.Event()
     libc = ctypes.CDLL(None)
@@ -382,6 +390,7 @@ def test_all_slots_taken_by_own_watches(session: Any) -> None:
     assert all(watch.armed for watch in watches)
 
 
+@pytest.mark.slow
 def test_gives_signals_back(in_child: InChild) -> None:
     def work():
         from hwwatch.diagnosis.holders import _handler
@@ -401,6 +410,7 @@ def test_gives_signals_back(in_child: InChild) -> None:
     assert in_child(work, env=PERF) == [[True, True], [], 0, True, 1]
 
 
+@pytest.mark.slow
 def test_blocked_threads_are_named(in_child: InChild) -> None:
     def work():
         done = threading.Event()
@@ -428,6 +438,7 @@ def test_blocked_threads_are_named(in_child: InChild) -> None:
 # Trials that go wrong
 
 
+@pytest.mark.slow
 def test_a_trial_that_hangs(session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is ended, with all that it started, and the rest is not tried."""
     from hwwatch.diagnosis import trials
@@ -449,6 +460,7 @@ def test_a_trial_that_hangs(session: Any, tmp_path: Path, monkeypatch: pytest.Mo
         os.kill(int(marker.read_text()), signal.SIG_DFL)
 
 
+@pytest.mark.slow
 def test_no_process_of_its_own(in_child: InChild) -> None:
     """Where no Python can be started, trials in this process decide; beside armed watches only small ones."""
 

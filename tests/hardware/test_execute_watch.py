@@ -291,6 +291,7 @@ def test_spawned_programs_survive(in_child: Callable[..., Any], function: str) -
         assert seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["python", "c"])
 def test_forked_child_is_armed_again(
     in_child: Callable[..., Any], build: Callable[..., str], how: str
@@ -389,6 +390,7 @@ def test_no_function_is_refused(session: Any) -> None:
     assert session.coverage().slots_free == 4
 
 
+@pytest.mark.slow
 def test_own_calls_are_no_hits(in_child: Callable[..., Any]) -> None:
     """What hwwatch does calls C functions, too, in the thread that asks for it: while a policy is in force on
     them, most of all."""

@@ -98,6 +98,7 @@ def leave(gdb: Any) -> None:
     gdb.close()
 
 
+@pytest.mark.slow
 @pytest.mark.perf
 def test_hits_before_during_and_after(watched: Watched) -> None:
     """With the line that the README names, gdb hands our signal on."""
@@ -114,6 +115,7 @@ def test_hits_before_during_and_after(watched: Watched) -> None:
     assert watched.do("print(w.hits, w.lost, v.hits, v.lost)") == "52 0 3 0"
 
 
+@pytest.mark.slow
 @pytest.mark.perf
 def test_error_names_who_holds_the_registers(watched: Watched) -> None:
     watched.do("w = hwwatch.watch(a[3:4], name='mine')")
@@ -130,6 +132,7 @@ def test_error_names_who_holds_the_registers(watched: Watched) -> None:
     assert watched.do("print(w.hits, w.lost)") == "2 0"
 
 
+@pytest.mark.slow
 @pytest.mark.perf
 def test_watchpoints_of_both(watched: Watched) -> None:
     """gdb's own watchpoint stops in gdb, ours is recorded."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 
+@pytest.mark.slow
 def test_interrupts_at_random(in_child: Callable[..., Any]) -> None:
     def work():
         import contextlib
@@ -80,6 +81,7 @@ def test_interrupts_at_random(in_child: Callable[..., Any]) -> None:
     assert in_child(work) == [[], True, 0, [77.0], 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["watch", "disarm", "mode", "unwatch"])
 def test_interrupt_amid_a_change_comes_after_it(in_child: Callable[..., Any], place: str) -> None:
     def work(place):

@@ -255,6 +255,7 @@ def test_bytearray_without_hold_says_what_is_not_seen(session: Any) -> None:
     assert "a bytearray tells nobody when it dies" in str(session.coverage())
 
 
+@pytest.mark.slow
 def test_moving_under_fire(in_child: Callable[..., Any]) -> None:
     """A thread appends all the time: never a BufferError, never a crash, and each retarget finds the byte."""
 

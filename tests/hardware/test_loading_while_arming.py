@@ -54,6 +54,7 @@ long end(void)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", [pytest.param("perf", marks=pytest.mark.perf), "ptrace"])
 def test_no_deadlock(in_child: Callable[..., Any], build: Callable[..., str], backend: str) -> None:
     def work(backend, path, one, other):
@@ -120,6 +121,7 @@ int forks(const char *path, int count)
 """
 
 
+@pytest.mark.slow
 def test_children_find_the_loaders_lock_free(in_child: Callable[..., Any], build: Callable[..., str]) -> None:
     """A fork while another thread looks for modules."""
 

@@ -14,6 +14,7 @@ import hwwatch
 from hwwatch.backends.select import select
 
 
+@pytest.mark.slow
 def test_two_hundred_cycles(in_child: Callable[..., Any]) -> None:
     def work():
         from hwwatch.sessions import Session
@@ -112,6 +113,7 @@ def test_unwatching_under_an_exception(in_child: Callable[..., Any]) -> None:
     assert in_child(work) == [False, [1], False]
 
 
+@pytest.mark.slow
 def test_closing_while_another_thread_arms(in_child: Callable[..., Any]) -> None:
     """SIGTRAP is not given back under it: its first hit would kill."""
 

@@ -213,6 +213,7 @@ def test_inside_a_function_is_refused(session: Any, library: ctypes.CDLL) -> Non
     assert session.watches() == []
 
 
+@pytest.mark.slow
 def test_questions_while_strlen_returns_42(in_child: Callable[..., Any]) -> None:
     """The first timeline imports what makes it, which must not be told that each string has 42 bytes."""
 

@@ -270,6 +270,7 @@ def machine(path: str, examples: int, steps: int) -> Any:
     return totals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("examples", "steps"),
     [

@@ -238,6 +238,7 @@ def births_held_up() -> Iterator[None]:
                     group.rmdir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "seconds", [2, pytest.param(5, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.long)]
 )
@@ -255,6 +256,7 @@ def test_thousands_of_short_lived_threads(
     assert found["hits"] > 100 * seconds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
 def test_names_that_cannot_be_decoded(in_child: Callable[..., Any], env: dict[str, str]) -> None:
     """The kernel cuts the names of threads and programs at 15 bytes, maybe amid a character."""

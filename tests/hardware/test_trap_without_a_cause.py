@@ -43,6 +43,7 @@ void icebp(void) { __asm__ volatile(".byte 0xf1"); }
 TRAP_BRKPT, TRAP_HWBKPT = 1, 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [TRAP_BRKPT, TRAP_HWBKPT])
 def test_what_has_changed_is_recorded(
     in_child: Callable[..., Any], build: Callable[..., str], code: int

@@ -17,6 +17,7 @@ import hwwatch
 PARANOID = int(Path("/proc/sys/kernel/perf_event_paranoid").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.perf
 def test_ordinary_user(in_child: Callable[..., Any]) -> None:
     """kernel.perf_event_paranoid 2, the kernel's default, is enough; kernel accesses stay unseen."""
@@ -98,6 +99,7 @@ int deny(int number, int error)
 EPERM, EACCES, ENOSYS = 1, 13, 38
 
 
+@pytest.mark.slow
 @pytest.mark.perf
 @pytest.mark.parametrize(
     ("error", "kind", "name"),

@@ -225,6 +225,7 @@ def test_timeline_magic(in_shell: InShell) -> None:
     assert done[6].value == "2"
 
 
+@pytest.mark.slow
 def test_coverage_and_doctor(in_shell: InShell) -> None:
     none, _, coverage, doctor = in_shell("%watch_coverage", "%watch a[3]", "%watch_coverage", "%watch_doctor")
     assert none.value.startswith("nothing is watched")
@@ -241,6 +242,7 @@ def test_help(in_shell: InShell) -> None:
 # Completion
 
 
+@pytest.mark.slow
 def test_completion(in_shell: InShell) -> None:
     setup = (
         "import ctypes\nclass S(ctypes.Structure):\n"
@@ -340,6 +342,7 @@ def test_own_sessions_survive_unloading(in_shell: InShell) -> None:
     assert last.value == "(True, 1, True)"
 
 
+@pytest.mark.slow
 def test_plot_in_a_shell(in_shell: InShell) -> None:
     done = in_shell(
         "import matplotlib; matplotlib.use('agg')\nimport matplotlib.pyplot as plt\n%watch a[3] m[0, 0]",
@@ -362,6 +365,7 @@ def test_plot_in_a_shell(in_shell: InShell) -> None:
     assert all(cell.error == "UsageError" and cell.err.count("\n") == 1 for cell in done[7:])
 
 
+@pytest.mark.slow
 def test_export(in_shell: InShell, tmp_path: Path) -> None:
     done = in_shell(
         f"%cd -q {tmp_path}",

@@ -59,6 +59,7 @@ def run(*command: object, **options: Any) -> str:
 # coverage.py
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("core", ["ctrace", "sysmon"])
 def test_coverage_py(program: Path, core: str) -> None:
     """The lines that it sees are those that ran, and hwwatch's lines are the same with it."""
@@ -134,6 +135,7 @@ def test_faulthandler_enabled_before_and_after(in_child: Callable[..., Any]) -> 
 # pdb, IPython's magics
 
 
+@pytest.mark.slow
 def test_pdb(program: Path) -> None:
     """Steps go from line to line as ever, and a hit is a hit."""
     terminal = pexpect.spawn(sys.executable, ["-m", "pdb", str(program)], encoding="utf-8", timeout=60)
@@ -165,6 +167,7 @@ def test_breakpoint_function(in_child: Callable[..., Any]) -> None:
     assert "(Pdb) 6" in said
 
 
+@pytest.mark.slow
 def test_ipython_magics(in_shell: Callable[..., list[Cell]]) -> None:
     prun, timeit, failed, debug, counted = in_shell(
         "%watch a[3]\ndef f(n):\n    for i in range(n):\n        a[3] = i\n%prun -q -s cumulative f(50)",
@@ -185,6 +188,7 @@ def test_ipython_magics(in_shell: Callable[..., list[Cell]]) -> None:
 # pytest
 
 
+@pytest.mark.slow
 def test_pytest_with_its_own_handlers(tmp_path: Path) -> None:
     """Its faulthandler plugin, output capture, assertion rewriting, and a time limit by SIGALRM."""
     test = tmp_path / "test_inside.py"
@@ -254,6 +258,7 @@ class Dap:
         self._socket.close()
 
 
+@pytest.mark.slow
 def test_debugpy_attach(tmp_path: Path) -> None:
     """A breakpoint of the IDE stops in a watched loop; hits before, in the stop and after are recorded."""
     script = tmp_path / "served.py"

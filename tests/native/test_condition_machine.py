@@ -95,6 +95,7 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], subproce
     return lambda: subprocess.run([folder / "driver"], capture_output=True, text=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_wrong_programs_do_no_harm(sanitized: Callable[[], subprocess.CompletedProcess[str]]) -> None:
     done = sanitized()
     assert (done.returncode, done.stderr) == (0, "")

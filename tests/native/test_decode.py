@@ -29,6 +29,7 @@ def code() -> Any:
     return ctypes.create_string_buffer(text, len(text))
 
 
+@pytest.mark.slow
 def test_against_a_full_decoder(code: Any) -> None:
     """Never wrong about a plain instruction, and it knows nearly all that can be known."""
     start = ctypes.addressof(code)

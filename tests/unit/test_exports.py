@@ -54,6 +54,7 @@ def test_what_comes_back(fake_session: Any, story: pd.DataFrame, tmp_path: Path,
     same(hwwatch.load(empty.hwwatch.export(tmp_path / f"none{suffix}")), empty, suffix)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", LOADED)
 @pytest.mark.parametrize(
     ("dtype", "values"),
@@ -106,6 +107,7 @@ def test_names_that_readers_mistake(story: pd.DataFrame, tmp_path: Path, suffix:
     same(back, frame, suffix)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize(
     "dtype", ["m8[ps]", "M8[as]", "M8[D]", "M8[W]", "M8[2h]", "m8[100ms]", "m8[Y]", "m8[D]"]
@@ -335,6 +337,7 @@ class Page(HTMLParser):
             self.tables[-1][-1][-1] += data
 
 
+@pytest.mark.slow
 def test_page(story: pd.DataFrame, tmp_path: Path) -> None:
     page = Page(story.hwwatch.export(tmp_path / "hits.html").read_text())
     assert not page.tags & {"script", "link", "iframe", "object"}
@@ -355,6 +358,7 @@ def test_page(story: pd.DataFrame, tmp_path: Path) -> None:
     assert "15 hits" in page.text
 
 
+@pytest.mark.slow
 def test_page_of_hostile_names_and_of_nothing(story: pd.DataFrame, tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>"
     hostile = story.assign(
@@ -443,6 +447,7 @@ def test_a_file_that_appears_meanwhile_stays(story: pd.DataFrame, tmp_path: Path
     assert file.read_text() == "theirs"
 
 
+@pytest.mark.slow
 def test_no_room(story: pd.DataFrame, tmp_path: Path, in_child: Callable[..., Any]) -> None:
     story.to_pickle(tmp_path / "story.pickle")
     folder = tmp_path / "full"

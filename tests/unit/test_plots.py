@@ -193,6 +193,7 @@ VALUES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "values", "ticks"), VALUES, ids=[f"{v[0]}-{i}" for i, v in enumerate(VALUES)]
 )
@@ -361,6 +362,7 @@ def test_extremes_are_those_of_a_plain_loop(seed: int) -> None:
     assert len(chosen) <= 3 * len(set(groups.tolist()))
 
 
+@pytest.mark.slow
 def test_a_million_hits(story: pd.DataFrame) -> None:
     """Drawn with few artists and few points; how long it takes is the benchmark's to tell."""
     frame = large(story, 1_000_000)

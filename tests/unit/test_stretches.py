@@ -42,6 +42,7 @@ def _same(one: pd.DataFrame, other: pd.DataFrame) -> None:
     assert_frame_equal(one, other, check_categorical=False, check_exact=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "stores"), [(1, 150), (7, 700), (64, 700), (500, 700)])
 def test_any_size_gives_the_same(
     fake_session: Any, fake: Any, monkeypatch: pytest.MonkeyPatch, size: int, stores: int

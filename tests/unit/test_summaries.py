@@ -149,6 +149,7 @@ def test_no_timeline() -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["import hwwatch\nimport pandas", "import pandas\nimport hwwatch"])
 def test_accessor_comes_with_pandas(in_child: Callable[..., Any], order: str) -> None:
     """Whichever is imported first; and looking for pandas is not yet importing it."""
