@@ -20,12 +20,16 @@ from numpy.typing import NDArray
 
 from hwwatch.code.sites import Place, Sites
 from hwwatch.native import lib
-from hwwatch.records import Hits, rows_of
+from hwwatch.records import Hits, distinct, rows_of
 from hwwatch.targets.homes import Home
 from hwwatch.targets.model import Leaf, Piece
 
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.int64]
+
+#: What an access may have been; rows have its place here.
+ACCESSES = ("write", "read", "readwrite", "execute", "unknown")
+WRITE, UNKNOWN = ACCESSES.index("write"), ACCESSES.index("unknown")
 
 _NO_END = 2**63
 
@@ -98,7 +102,8 @@ class Rows:
     places : list of Place
     place : (m,) int64
         Index into places.
-    access : (m,) object
+    access : (m,) int8
+        Index into ACCESSES.
     filtered : int
         Records left out: the writes of a watch for reads, accesses to neighbouring bytes under a piece.
     correction : tuple of int
@@ -117,7 +122,7 @@ class Rows:
     new: NDArray[np.uint8]
     places: list[Place]
     place: Indices
-    access: NDArray[np.object_]
+    access: NDArray[np.int8]
     filtered: int
     correction: tuple[int, ...]
     records: int
@@ -171,10 +176,10 @@ def leaf_offsets(pieces: Sequence[Piece], leaves: Sequence[Leaf]) -> tuple[int, 
 def split(hits: Hits, lives: Sequence[Life]) -> dict[Life, Indices]:
     """The rows of `hits` that belong to each life; hits of others' watches are left out."""
     keys = hits.records["watch"].astype(np.uint64) << np.uint64(32) | hits.records["generation"]
-    distinct, inverse = np.unique(keys, return_inverse=True)
+    found, inverse = distinct(keys)
     order = np.argsort(inverse, kind="stable")
-    bounds = np.searchsorted(inverse[order], np.arange(len(distinct) + 1))
-    number = {key: i for i, key in enumerate(distinct.tolist())}
+    bounds = np.searchsorted(inverse[order], np.arange(len(found) + 1))
+    number = {key: i for i, key in enumerate(found.tolist())}
     out: dict[Life, Indices] = {}
     for life in lives:
         i = number.get(life.index << 32 | life.generation)
@@ -208,7 +213,7 @@ def attribute(
     if life.mode == "x" or (_one_value(life) and not inferred.any()):
         chosen, leaf = np.arange(len(rows)), np.zeros(len(rows), np.int64)
         sure = np.ones(len(rows), np.bool_)
-        old, new = hits.old[rows], hits.new[rows]
+        old, new = rows_of(hits.old, rows), rows_of(hits.new, rows)
         if life.mode == "x":  # no bytes are watched; what stands there are arguments
             old, new = np.zeros_like(old), np.zeros_like(new)
     else:
@@ -217,7 +222,7 @@ def attribute(
         filtered = int(named.sum() - named[np.unique(chosen)].sum())
     access = access_of(hits, rows, life, places, place, chosen, leaf, old, new)
     if life.mode == "r":
-        keep = access != "write"
+        keep = access != WRITE
         filtered += int((~keep & within[chosen]).sum())
         chosen, leaf, sure, access = chosen[keep], leaf[keep], sure[keep], access[keep]
         old, new = old[keep], new[keep]
@@ -374,14 +379,14 @@ def access_of(
     leaf: Indices,
     old: NDArray[np.uint8],
     new: NDArray[np.uint8],
-) -> NDArray[np.object_]:
+) -> NDArray[np.int8]:
     """What each row's access was: by the instruction, else by what the mode and the bytes tell."""
     if life.mode == "x":
-        return np.full(len(chosen), "execute", object)
+        return np.full(len(chosen), ACCESSES.index("execute"), np.int8)
     if life.mode == "w":  # a write breakpoint never fires for a mere read
-        access = np.full(len(chosen), "write", object)
+        access = np.full(len(chosen), WRITE, np.int8)
     else:
-        access = np.where((old != new).any(axis=1), "write", "unknown").astype(object)
+        access = np.where((old != new).any(axis=1), WRITE, UNKNOWN).astype(np.int8)
     spans = [(item.address, item.dtype.itemsize) for item in life.leaves]
     here = place[chosen]
     for number, found in enumerate(places):
@@ -394,11 +399,11 @@ def access_of(
         if not len(mine):
             continue
         if alike:
-            access[mine] = found.site.access
+            access[mine] = ACCESSES.index(found.site.access)
             continue
         touched = [spans[i] for i in leaf[mine].tolist()]
         kinds = found.site.accesses(hits.registers(rows[chosen[mine]]), touched)
         if life.mode == "w":
             kinds = ["write" if kind in ("read", "unknown") else kind for kind in kinds]
-        access[mine] = kinds
+        access[mine] = [ACCESSES.index(kind) for kind in kinds]
     return access

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -28,13 +29,18 @@ def category(
 
     Names that are not UTF-8 become escaped text.
     """
-    labels = [encodable(label) for label in labels]
-    distinct = [encodable(label) for label in every] if every is not None else list(dict.fromkeys(labels))
+    renumber, categories = _numbered(tuple(labels), None if every is None else tuple(every))
+    return pd.Categorical.from_codes(renumber[codes], categories=categories)
+
+
+@lru_cache(maxsize=64)  # stretch after stretch has the same
+def _numbered(labels: tuple[str, ...], every: tuple[str, ...] | None) -> tuple[NDArray[Any], pd.Index[Any]]:
+    """The category of each label, at the end -1; and the categories."""
+    labels = tuple(encodable(label) for label in labels)
+    distinct = list(dict.fromkeys(labels if every is None else (encodable(label) for label in every)))
     number = {label: i for i, label in enumerate(distinct)}
-    renumber = np.array([number[label] for label in labels] + [-1], np.int64)
-    return pd.Categorical.from_codes(
-        renumber[codes], categories=pd.Index(distinct, dtype="object" if not distinct else None)
-    )
+    renumber = np.array([number[label] for label in labels] + [-1], np.min_scalar_type(-len(distinct) - 1))
+    return renumber, pd.Index(distinct, dtype="object" if not distinct else None)
 
 
 def nullable(values: NDArray[np.int64], missing: NDArray[np.bool_]) -> Any:
@@ -144,6 +150,10 @@ def _joined(pieces: list[tuple[Any, int]]) -> Any:
 
 
 def one_category(pieces: Sequence[pd.Categorical], number: dict[Any, int] | None = None) -> pd.Categorical:
+    """Several categoricals one after the other; `number` is that of earlier categories, which come first."""
+    first = pieces[0].categories
+    if number is None and all(piece.categories.equals(first) for piece in pieces):
+        return pd.Categorical.from_codes(np.concatenate([piece.codes for piece in pieces]), first)
     number = {} if number is None else number
     codes = []
     for piece in pieces:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hwwatch.attribution import Bools, Indices, Life, Rows, access_of, covered
+from hwwatch.attribution import WRITE, Bools, Indices, Life, Rows, access_of, covered
 from hwwatch.native import lib
 from hwwatch.records import Hits
 from hwwatch.targets.model import Leaf
@@ -245,7 +245,7 @@ def _made(
         place[mine] = first[number] + other.place[np.searchsorted(other.record, record[mine])]
     places = [found for other in others for found in other.places]
     access = access_of(hits, record, life, places, place, which, leaf, values, values)
-    keep = access != "write" if life.mode == "r" else np.ones(len(which), np.bool_)
+    keep = access != WRITE if life.mode == "r" else np.ones(len(which), np.bool_)
     left_out = (~passes).astype(np.int64) + np.bincount(which[~keep], minlength=len(record))
     which, leaf, values, access = which[keep], leaf[keep], values[keep], access[keep]
     on = _surely_on(hits, record, life)

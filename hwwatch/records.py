@@ -59,6 +59,14 @@ def rows_of(array: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
     return array[rows]
 
 
+def distinct(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """The values, sorted, each once; and by row which of them it is. Quick where all rows are alike."""
+    if (values == values[:1]).all():
+        return values[:1], np.zeros(len(values), np.int64)
+    found, inverse = np.unique(values, return_inverse=True)
+    return found, inverse.astype(np.int64, copy=False)
+
+
 @dataclass(frozen=True)
 class Hits:
     """A consistent prefix of the ring, in order of recording.
@@ -245,6 +253,7 @@ class Ring:
 
     def _earlier(self, wanted: NDArray[np.uint64]) -> NDArray[np.void]:
         """Extended records before those that are read, ascending; all sessions share the ring."""
+        wanted = wanted[np.diff(wanted, prepend=~wanted[:1]) != 0]  # most have that of the one before
         out = _kept[np.isin(_kept["position"], wanted)]
         inside = np.unique(wanted[wanted >= self.start])
         if not len(inside):

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import hwwatch
-from hwwatch.attribution import Life, Rows
+from hwwatch.attribution import ACCESSES, Life, Rows
 from hwwatch.code.arguments import columns
 from hwwatch.code.source import Frame, Source, cell_log, current_cells
 from hwwatch.columns import (
@@ -27,10 +27,9 @@ from hwwatch.columns import (
 from hwwatch.letters import encodable
 from hwwatch.names import Names
 from hwwatch.native import lib
-from hwwatch.records import Hits, rows_of
+from hwwatch.records import Hits, distinct, rows_of
 from hwwatch.watchpoints import Watch
 
-ACCESSES = ("write", "read", "readwrite", "execute", "unknown")
 CONFIDENCES = ("exact", "filtered", "guess", "none")
 ACTIONS = ("continued", "skipped", "returned", "jumped", "native")
 ORIGINS = ("user", "kernel")
@@ -196,10 +195,11 @@ class _Table:
         return len(self.record)
 
     def _joined(self, pick: Callable[[Rows], NDArray[Any]], empty: NDArray[Any]) -> NDArray[Any]:
-        """A per-row array of the parts, in the order of the table."""
+        """A per-row array of the parts, in the order of the table; to be read only."""
         if not self.parts:
             return empty
-        return np.concatenate([pick(part) for part in self.parts])[self.order]
+        every = [pick(part) for part in self.parts]
+        return rows_of(every[0] if len(every) == 1 else np.concatenate(every), self.order)
 
     def time(self, clock: int) -> Any:
         ns = self.records["time"].astype(np.int64) + clock
@@ -211,8 +211,7 @@ class _Table:
         return category(self.owner, labels)
 
     def access(self) -> pd.Categorical:
-        codes, found = pd.factorize(self._joined(lambda part: part.access, np.zeros(0, object)))
-        return category(codes, list(found), ACCESSES)
+        return category(self._joined(lambda part: part.access, np.zeros(0, np.int8)), ACCESSES, ACCESSES)
 
     def values(self) -> dict[str, Any]:
         old = self._joined(lambda part: part.old, np.zeros((0, 32), np.uint8))
@@ -230,7 +229,7 @@ class _Table:
                     if part.life.mode != "x" and len(rows):
                         column[rows] = objects(raw[rows], leaf.dtype)
             out[name] = column
-        out["changed"] = (old != new).any(axis=1)
+        out["changed"] = (old.view(np.uint64) != new.view(np.uint64)).any(axis=1)
         return out
 
     def _common_dtype(self) -> np.dtype[Any] | None:
@@ -302,7 +301,7 @@ class _Table:
 
     def python(self) -> dict[str, Any]:
         """Function, file, line, column, cell of the innermost Python frame."""
-        stacks, codes = np.unique(self.records["stack"], return_inverse=True)
+        stacks, codes = distinct(self.records["stack"])
         late = (self.records["flags"] & lib.HWW_HIT_LATE) != 0
         frames = [(self._source.frames(int(stack), 1) or (_NO_FRAME,))[0] for stack in stacks]
         none = np.array([frame is _NO_FRAME for frame in frames] + [True], np.bool_)
@@ -377,7 +376,7 @@ class _Table:
 
     def stacks(self) -> NDArray[np.object_]:
         """Whole Python call stacks, innermost first."""
-        stacks, codes = np.unique(self.records["stack"], return_inverse=True)
+        stacks, codes = distinct(self.records["stack"])
         texts = np.empty(len(stacks) + 1, object)
         for i, stack in enumerate(stacks):
             texts[i] = tuple(
@@ -388,12 +387,12 @@ class _Table:
 
     def identity(self) -> dict[str, Any]:
         """Thread, tid, pid."""
-        tids, codes = np.unique(self.records["tid"], return_inverse=True)
+        tids, codes = distinct(self.records["tid"])
         pids = self.records["pid"]
         firsts = [int(pids[np.argmax(codes == i)]) for i in range(len(tids))]
         labels = [self.builder.names.of(tid, pid) for tid, pid in zip(tids.tolist(), firsts, strict=True)]
         return {
-            "thread": category(codes.astype(np.int64), labels),
+            "thread": category(codes, labels),
             "tid": self.records["tid"].astype(np.int64),
             "pid": pids.astype(np.int64),
         }

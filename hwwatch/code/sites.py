@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hwwatch.code.instructions import Site, resolve
 from hwwatch.code.symbols import Symbol, Symbols
 from hwwatch.native import lib
-from hwwatch.records import Hits, rows_of
+from hwwatch.records import Hits, distinct, rows_of
 from hwwatch.targets.model import Piece
 
 _SAMPLES = 16  # hits of one pc that take part in finding its instruction
@@ -49,9 +49,9 @@ class Sites:
         records = rows_of(hits.records, rows)
         kernel = (records["flags"] & lib.HWW_HIT_KERNEL) != 0
         keys = records["pc"] << np.uint64(1) | kernel.astype(np.uint64)  # user addresses leave bit 63 free
-        distinct, inverse = np.unique(keys, return_inverse=True)
+        keys_found, inverse = distinct(keys)
         places: list[Place] = []
-        for number, key in enumerate(distinct.tolist()):
+        for number, key in enumerate(keys_found.tolist()):
             pc, by_kernel = key >> 1, bool(key & 1)
             found = self._places.get((pc, execute, by_kernel))
             if found is None:
@@ -59,7 +59,7 @@ class Sites:
                 found = self._find(pc, hits, mine, pieces, execute, by_kernel)
                 self._places[pc, execute, by_kernel] = found
             places.append(found)
-        return places, inverse.astype(np.int64)
+        return places, inverse
 
     def _find(
         self,

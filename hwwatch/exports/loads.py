@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hwwatch.attribution import ACCESSES
 from hwwatch.columns import fitted
 from hwwatch.errors import ExportError, TargetError
 from hwwatch.exports import need_arrow
@@ -20,7 +21,7 @@ from hwwatch.exports.arrow import ATTRS
 from hwwatch.exports.files import reason
 from hwwatch.exports.values import DTYPE, VALUES, element_of, literal, value_of
 from hwwatch.summaries import check, times
-from hwwatch.timelines import ACCESSES, ACTIONS, CONFIDENCES, ORIGINS, REGISTERS
+from hwwatch.timelines import ACTIONS, CONFIDENCES, ORIGINS, REGISTERS
 
 #: Of the columns of a CSV file, all but `time`, `old` and `new`; the others are what a reader infers.
 DTYPES = {
