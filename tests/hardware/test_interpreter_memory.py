@@ -21,13 +21,15 @@ pytestmark = pytest.mark.slow
 
 def refcount(mode, hits):
     """ob_refcnt of an object that is passed around (CPython Include/object.h: the first word)."""
+    from hwwatch.armory import backend_of
+
     thing = object()
     watch = hwwatch.watch(id(thing), mode, nbytes=8, stack=2)
 
     def use(x):
         return x
 
-    backend, armed = watch._session._backend_of(watch), watch._armed
+    backend, armed = backend_of(watch), watch._armed
     wanted = hits if mode == "w" else 2 * hits  # the handler's own reads count, and are taken off again
     start = time.monotonic()
     while backend.counts(armed)[0] < wanted and time.monotonic() - start < 40:
@@ -58,6 +60,7 @@ def test_reference_count(in_child: Callable[..., Any], mode: str, hits: int) -> 
 def frame_pointer(mode, calls):
     """The thread state's current frame, written at every call and return, and read by the handler."""
     from hwwatch import interpreter
+    from hwwatch.armory import backend_of
 
     layout = interpreter.layout()
     ctypes.pythonapi.PyThreadState_Get.restype = ctypes.c_void_p
@@ -69,7 +72,7 @@ def frame_pointer(mode, calls):
         return x
 
     watch = hwwatch.watch(address, mode, nbytes=8, stack=2)
-    backend, armed = watch._session._backend_of(watch), watch._armed
+    backend, armed = backend_of(watch), watch._armed
     for i in range(calls):
         use(i)
     backend.disarm(armed)  # at once, with little Python code of a session in between
@@ -101,6 +104,7 @@ def test_frame_pointer_of_the_thread(in_child: Callable[..., Any], mode: str, ca
 def code_object(mode):
     """Line table pointer of the running code object: the handler reads it at every hit."""
     from hwwatch import interpreter
+    from hwwatch.armory import backend_of
 
     layout = interpreter.layout()
     array = np.zeros(1)
