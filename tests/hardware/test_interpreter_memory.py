@@ -104,7 +104,6 @@ def test_frame_pointer_of_the_thread(in_child: Callable[..., Any], mode: str, ca
 def code_object(mode):
     """Line table pointer of the running code object: the handler reads it at every hit."""
     from hwwatch import interpreter
-    from hwwatch.armory import backend_of
 
     layout = interpreter.layout()
     array = np.zeros(1)
