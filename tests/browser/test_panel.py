@@ -92,6 +92,7 @@ def test_everything(open_book: Callable[..., Any], front: str) -> None:
             "() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
         )
         book.wait(lambda: book.page.locator("body[data-jp-theme-light=false]").count() == 1, "it is dark")
+        book.wait(lambda: not book.page.locator("#jupyterlab-splash").is_visible(), "the splash is gone")
         book.shot("dark")
         check_accessible(book)
     if front == "lab":
