@@ -14,13 +14,15 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
+import shutil
+import signal
 import struct
 import sys
 import tempfile
 
 #: asm/unistd_64.h
 NUMBERS = {"perf_event_open": 298, "ptrace": 101, "process_vm_readv": 310, "process_vm_writev": 311}
-_PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP = 38, 22
+_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38
 _CLONE_NEWNS = 0x20000
 _MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 0x40000
 _SECCOMP_MODE_FILTER = 2
@@ -87,10 +89,9 @@ def open_up(paths: list[str]) -> None:
             os.close(handle)
 
 
-def become(uid: int) -> None:
-    """Be that user and group, with no capability and no way to one, in a home of one's own."""
+def become(uid: int, home: str) -> None:
+    """Be that user and group, with no capability and no way to one; end with the parent."""
     open_up([sys.base_prefix, sys.prefix, os.getcwd()])
-    home = tempfile.mkdtemp(prefix="hwwatch-home-")
     os.chown(home, uid, uid)
     os.environ["HOME"] = home
     for name in ("XDG_RUNTIME_DIR", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"):
@@ -98,6 +99,7 @@ def become(uid: int) -> None:
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)  # and with it all capabilities (capabilities(7))
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def main() -> None:
@@ -107,7 +109,14 @@ def main() -> None:
     parser.add_argument("command", nargs="+")
     given = parser.parse_args()
     if given.uid is not None:
-        become(given.uid)
+        home = tempfile.mkdtemp(prefix="hwwatch-home-")
+        child = os.fork()
+        if child:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command gets it, too
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            shutil.rmtree(home, ignore_errors=True)
+            sys.exit(status if status >= 0 else 128 - status)
+        become(given.uid, home)
     deny([NUMBERS[name] for name in ("perf_event_open", *given.also)])
     os.execvp(given.command[0], given.command)
 
