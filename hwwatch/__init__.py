@@ -174,9 +174,10 @@ def watch(
         ``a.resize(…)``, but for ``refcheck=False``, which NumPy asks for then. False: the address stays
         watched beyond the object's death, and a column ``after_free`` marks the hits since then.
     stack : int
-        Python frames to keep a hit, 0 to 64.
+        Python frames to keep for each hit, 0 to 64.
     backend : str
-        "auto": perf, or ptrace where a test access by perf fails; or the name of one.
+        "auto": the session's, else that of HWWATCH_BACKEND, else perf, or ptrace where a test access by perf
+        fails; or the name of one.
     session : Session, optional
         Default: the one that all module functions share.
 
@@ -198,6 +199,8 @@ def watch(
         `when` is no condition; points at the column.
     NotSupported
         The policy is impossible for this mode or place, or the machine cannot do it; says why.
+    HwwatchError
+        There is no such backend.
 
     Nothing is armed when it raises.
     """
@@ -437,7 +440,7 @@ def clear(*, session: Session | None = None) -> None:
 def coverage(*, session: Session | None = None) -> Coverage:
     """What is and what is not being seen: threads, kernel accesses, children, lost hits, self-tests.
 
-    Zero hits with full coverage means zero accesses.
+    Zero hits with full coverage means zero accesses, within the limits of the hardware (README).
     """
     return _session(session).coverage()
 

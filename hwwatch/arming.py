@@ -10,6 +10,7 @@ import numpy as np
 
 from hwwatch import native, words
 from hwwatch.errors import NoSlotError, TargetError
+from hwwatch.letters import plural
 from hwwatch.native import lib
 from hwwatch.processes import tracers
 from hwwatch.targets import Target, cover_pieces, split_pieces, target_of
@@ -49,7 +50,10 @@ def place_of(target: Any, mode: str, nbytes: int | None, name: str | None) -> Ta
 
         mapping = Maps.read().find(place.address)
         if mapping is None or not mapping.executable:
-            raise TargetError(f'mode "x": {place.name} at {place.address:#x} is not in executable memory.')
+            raise TargetError(
+                f'mode "x": {place.name} at {place.address:#x} is not in executable memory.',
+                hint='For data use mode "w", "rw" or "r".',
+            )
     return place
 
 
@@ -61,7 +65,7 @@ def pieces_of(place: Target, mode: str) -> tuple[Piece, ...]:
     if not pieces:
         whole = [(start & ~7, (start + nbytes + 7 & ~7) - (start & ~7)) for start, nbytes in place.ranges]
         raise TargetError(
-            f"cannot watch {place.name} ({place.nbytes} bytes at {place.address:#x}): it needs "
+            f"cannot watch {place.name} ({plural(place.nbytes, 'byte')} at {place.address:#x}): it needs "
             f"{len(split_pieces(whole))} debug registers, the CPU has {SLOTS} of at most 8 aligned bytes.",
             hint="Watch an element or a shorter slice.",
             slug="too-large",
@@ -85,8 +89,8 @@ def no_slot(watch: Watch, free: int, holders: Sequence[Watch]) -> NoSlotError:
     if not holders and debuggers:
         hint = f"Detach {debuggers[0].name}, or delete watchpoints there."
     return NoSlotError(
-        f"cannot watch {watch.name} ({watch.nbytes} bytes at {watch.address:#x}): needs {watch.slots} of "
-        f"{SLOTS} debug registers, {free} free; taken by {ours}{others}.",
+        f"cannot watch {watch.name} ({plural(watch.nbytes, 'byte')} at {watch.address:#x}): needs "
+        f"{watch.slots} of {SLOTS} debug registers, {free} free; taken by {ours}{others}.",
         hint=hint,
     )
 

@@ -78,7 +78,9 @@ class Armory:
         NoSlotError
             Not as many debug registers are free.
         PermissionRefused, NotSupported
-            The backend cannot, or its test access did not trap.
+            The backend cannot.
+        CanaryError
+            Its test access did not trap.
         """
         self.reap()
         backend, reason = select(backend_name)
@@ -156,7 +158,7 @@ class Armory:
             if watch.armed and watch._armed is not None:
                 watch._armed = backend_of(watch).modify(watch._armed, mode)
                 self.ledger.change(watch, watch._armed)
-                watch.kernel_note = kernel_note(watch, watch._armed.request.kernel, watch.backend)
+                watch.kernel_note = kernel_note(watch, watch._armed.request.kernel, backend_of(watch).name)
                 if mode == "r":
                     with contextlib.suppress(NotSupported):
                         deliveries.prepare(self.deliver)

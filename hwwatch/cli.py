@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from hwwatch import __version__
 from hwwatch.errors import HwwatchError
+from hwwatch.letters import plural
 from hwwatch.types import MODES
 
 if TYPE_CHECKING:
@@ -47,8 +48,9 @@ What belongs to whom: all that follows the script's name goes to the script, up 
 there on all is hwwatch's. Options of hwwatch may also stand before the script, where each --watch takes one
 EXPR; after `--`, or when --watch came before, no later word is taken for hwwatch's.
 
-The exit status is the script's. A script that is killed, or ends itself by os._exit, shows nothing; before
-SIGTERM ends it, the hits are shown, as soon as Python comes to it.
+The exit status is the script's; 1 where nothing can be watched here, and the script is not run; 2 where the
+command is wrong. A script that is killed, or ends itself by os._exit, shows nothing. On SIGTERM the hits are
+shown before it ends, as soon as Python can run a signal handler.
 """
 
 
@@ -277,14 +279,14 @@ def _report(
         if output is not None:
             try:
                 _, hits = session._export(output, tuple(watches), overwrite=overwrite, coverage=coverage)
-                lines.append(f"{hits} hit{'' if hits == 1 else 's'} written to {output}")
+                lines.append(f"{plural(hits, 'hit')} written to {output}")
             except HwwatchError as error:
                 lines.append(f"hwwatch: {error}")
     elif output is not None:
         lines.append(f"hwwatch: nothing was watched, so {output} was not written")
     for wish in wishes:
         if wish.watch is None:
-            why = wish.problem or "its names never appeared in the script's globals"
+            why = wish.problem or "its names never appeared in the script's globals; check the spelling"
             lines.append(f"hwwatch: `{wish.text}` was never watched: {why}")
     tell("\n".join(lines))
 

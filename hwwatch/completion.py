@@ -24,7 +24,20 @@ _IDENTIFIER = "hwwatch"
 _LINE = re.compile(r"\s*%{1,2}(watch|unwatch|watch_timeline|watch_plot|watch_export)\s+(.*)", re.DOTALL)
 _DOTTED = re.compile(r"[\w.]*$")
 _OPTIONS = {
-    "watch": ("--mode", "--policy", "--when", "--name", "--limit", "--break", "-m", "-p", "-w", "-n", "-l"),
+    "watch": (
+        "--mode",
+        "--policy",
+        "--when",
+        "--name",
+        "--limit",
+        "--break",
+        "--no-hold",
+        "-m",
+        "-p",
+        "-w",
+        "-n",
+        "-l",
+    ),
     "unwatch": ("--all",),
     "watch_timeline": ("--output", "--stack", "-o"),
     "watch_plot": ("--kind", "-k", "-x"),

@@ -357,7 +357,7 @@ class _Compiler:
         if not found:
             names = sorted({known for known, _ in threads})
             close = difflib.get_close_matches(name, names, 1)
-            hint = f"Did you mean {close[0]!r}? " if close else ""
+            hint = f"Did you mean {close[0]!r}? " if close else "Set the condition once the thread runs. "
             hint += f"There are {_shown(', '.join(map(repr, names)), 0, 200)}."
             self.refuse(text, "no living Python thread has this name", hint)
         thread = self.name(other, "thread")

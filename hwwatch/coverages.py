@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from hwwatch.letters import plural
 from hwwatch.names import thread_names
 from hwwatch.processes import ASLEEP, alive_process, descendants, runs, started_programs, status_of
 
@@ -82,7 +83,7 @@ class Tally:
     lost : int
         Counted and not recorded.
     filtered : int
-        Recorded and left out, since the mode does not ask for them.
+        Not rows of the timeline: left out by mode, condition, a native function, or after the limit.
     late : int
         Delivered late: the rows say ``exact=False``.
     refused : int
@@ -189,12 +190,13 @@ class Coverage:
         if self.frames:
             found.append(f"Python lines are not read: {self.frames}")
         for watch in self.watches:
+            if lost := watch.tally.lost:
+                room = f" ({watch.tally.dropped} for want of room)" if watch.tally.dropped else ""
+                were = f"{plural(lost, 'hit')} {'was' if lost == 1 else 'were'}"
+                found.append(f"{watch.name}: {were} counted and not recorded{room}")
             if watch.state == "disarmed" and not watch.notes:
                 continue
             found += [f"{watch.name}: thread {tid} ({name}) {why}" for tid, name, why in watch.blind_threads]
-            if watch.tally.lost:
-                room = f" ({watch.tally.dropped} for want of room)" if watch.tally.dropped else ""
-                found.append(f"{watch.name}: {watch.tally.lost} hits were counted and not recorded{room}")
             if watch.kernel.startswith("not"):
                 found.append(f"{watch.name}: kernel accesses are {watch.kernel}")
             found += [f"{watch.name}: {note}" for note in watch.notes]
@@ -208,7 +210,18 @@ class Coverage:
     @property
     def full(self) -> bool:
         """Whether nothing stands in the way of seeing every access of the program's own code."""
-        return not self.problems
+        return any(watch.state == "armed" for watch in self.watches) and not self.problems
+
+    @property
+    def verdict(self) -> str:
+        """What it comes to, in one line; where there are problems, the words before them."""
+        if not self.watches:
+            return "nothing is watched"
+        if self.problems:
+            return "not seen, or not exactly:"
+        if not self.full:
+            return "nothing is armed: accesses are not seen now"
+        return "coverage is full: zero hits would mean zero accesses"
 
     @property
     def counted(self) -> int:
@@ -304,12 +317,10 @@ class Coverage:
                 f"accesses {w.kernel}; {w.children}; {tally.counted} counted, {tally.hits} recorded, "
                 f"{tally.filtered} filtered, {tally.lost} lost, {tally.late} late; {w.last_test}"
             )
-        if not self.watches:
-            lines.append("nothing is watched")
-        elif self.full:
-            lines.append("coverage is full: zero hits would mean zero accesses")
-        else:
-            lines.append("not seen, or not exactly:")
+        if len(self.watches) > 1:
+            lines.append(f"in total: {self.counted} counted, {self.recorded} recorded, {self.lost} lost")
+        lines.append(self.verdict)
+        if self.watches:
             lines += [f"  - {problem}" for problem in self.problems]
         lines += self.refusals
         return "\n".join(lines)

@@ -231,13 +231,9 @@ def coverage_html(coverage: Coverage) -> str:
         )
         for w in coverage.watches
     ]
-    verdict = (
-        f"<p>not seen, or not exactly:</p>{_items_html(coverage.problems)}"
-        if coverage.problems
-        else "<p>coverage is full: zero hits would mean zero accesses</p>"
-    )
+    verdict = f"<p>{coverage.verdict}</p>" + (_items_html(coverage.problems) if coverage.problems else "")
     if not coverage.watches:
-        return "<p>nothing is watched</p>" + (verdict if coverage.problems else "")
+        return verdict
     return (
         table_html(head, rows, "coverage")
         + verdict

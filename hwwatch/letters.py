@@ -10,6 +10,11 @@ import numpy as np
 SINCE = " since 1970"
 
 
+def plural(number: int, noun: str) -> str:
+    """The number and the noun, with an s where that is due."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def encodable(text: str) -> str:
     r"""The text with lone surrogates escaped, such as ``\udcff``.
 

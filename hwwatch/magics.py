@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import keyword
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,7 @@ from hwwatch.coverages import Coverage
 from hwwatch.diagnosis import Diagnosis, doctor
 from hwwatch.displays import WatchList
 from hwwatch.errors import HwwatchError, TargetError
+from hwwatch.letters import plural
 from hwwatch.quiet import uninterrupted
 from hwwatch.reports import Report
 from hwwatch.sessions import Session, default_session
@@ -117,6 +119,8 @@ class WatchMagics(Magics):
             return None
         with _one_line():
             if not args.expressions:
+                if line.strip():
+                    raise UsageError("%watch needs something to watch, such as `%watch a[3]`. [usage]")
                 return WatchList(default_session().watches())
             watches = self._arm(args, again=True)
         return watches[0] if len(watches) == 1 else WatchList(watches)
@@ -196,7 +200,7 @@ class WatchMagics(Magics):
           %watch_timeline a[3] --stack -o hits
         """
         args = _parsed(self.watch_timeline, line)
-        if args.output is not None and not args.output.isidentifier():
+        if args.output is not None and (not args.output.isidentifier() or keyword.iskeyword(args.output)):
             raise UsageError(f"-o {args.output}: a variable's name is needed. [usage]")
         session = default_session()
         with _one_line():
@@ -267,7 +271,7 @@ class WatchMagics(Magics):
                 stack=args.stack,
                 registers=args.registers,
             )
-        print(f"{hits} hit{'' if hits == 1 else 's'} written to {file}")
+        print(f"{plural(hits, 'hit')} written to {file}")
 
     @line_magic
     def watch_panel(self, line: str) -> Panel:

@@ -31,7 +31,8 @@ def unknown(which: object, watches: Collection[Watch]) -> TargetError:
     names = ", ".join(f"{watch.id} ({watch.name})" for watch in watches) or "none"
     if isinstance(which, Watch | str) or _is_number(which):
         shown = which.name if isinstance(which, Watch) else which
-        return TargetError(f"there is no watch {shown!r}; there are: {names}.", slug="no-watch")
+        hint = "" if watches else "Make one: `%watch a[3]`, `hwwatch.watch(…)`."
+        return TargetError(f"there is no watch {shown!r}; there are: {names}.", hint=hint, slug="no-watch")
     several = isinstance(which, list | tuple | set)
     return TargetError(
         f"{a_kind(which)} names no watch: a Watch, its id or its name is needed; there are: {names}.",

@@ -23,6 +23,7 @@ _MASK = (1 << 64) - 1
 #: arch_prctl(2) ARCH_SHSTK_STATUS and its bit for user shadow stacks (Linux 6.6, asm/prctl.h).
 _SHSTK_STATUS, _SHSTK_ENABLED = 0x5005, 1
 _SYS_ARCH_PRCTL = 158
+_SUCH_AS = 'Name a function, such as "libm.so.6!cos".'
 
 
 class Resolved(NamedTuple):
@@ -109,7 +110,9 @@ def _skip(target: Target, mode: str, code: bytes) -> Resolved:
         )
     if mode == "x" and not code:
         raise NotSupported(
-            f'policy "skip": the instruction at {target.address:#x} cannot be decoded.', slug="policy"
+            f'policy "skip": the instruction at {target.address:#x} cannot be decoded.',
+            hint='Use policy "continue", or watch another address.',
+            slug="policy",
         )
     return Resolved(lib.HWW_SKIP, code=code)
 
@@ -144,6 +147,7 @@ def _return(policy: Return, target: Target, mode: str, code: bytes) -> Resolved:
     if _has_shadow_stack():
         raise NotSupported(
             f"policy {describe(policy)!r}: this process has a shadow stack, which allows no such return.",
+            hint='Use policy "continue", or on_hit= to be told.',
             slug="policy",
         )
     value, size = _bits(policy.value, target.owner)
@@ -206,7 +210,9 @@ def _address(policy: Goto) -> int:
     mapping = Maps.read().find(address) if 0 <= address <= _MASK else None
     if mapping is None or not mapping.executable:
         raise NotSupported(
-            f"policy {describe(policy)!r}: {address:#x} is not in executable memory.", slug="policy"
+            f"policy {describe(policy)!r}: {address:#x} is not in executable memory.",
+            hint=_SUCH_AS,
+            slug="policy",
         )
     return address
 
@@ -224,7 +230,9 @@ def _entry(policy: Goto) -> int:
         if target.kind == "code":
             return target.address
     raise TargetError(
-        f"policy {describe(policy)!r}: an address, a symbol or a native function is needed.", slug="policy"
+        f"policy {describe(policy)!r}: an address, a symbol or a native function is needed.",
+        hint=_SUCH_AS,
+        slug="policy",
     )
 
 

@@ -7,6 +7,7 @@ import linecache
 from typing import TYPE_CHECKING, Any
 
 from hwwatch.displays import Markup, element_text, place, place_html, table_html, table_text, zero_hits
+from hwwatch.letters import plural
 from hwwatch.summaries import grouped, records
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Report:
         lines = []
         more = len(self.lines) - self._most
         if more > 0:
-            lines.append(f"… and {_plural(more, 'more line')}; the timeline has all")
+            lines.append(f"… and {plural(more, 'more line')}; the timeline has all")
         lost = sum(watch.tally.lost for watch in self.coverage.watches)
         if lost:
             lines.append(f"{lost} more hits were counted and not recorded")
@@ -80,7 +81,7 @@ class Report:
     def _title(self) -> str:
         names = ", ".join(watch.name for watch in self.coverage.watches)
         lines = len(self.lines.drop_duplicates(_present(self.lines, "file", "line", "exact")))
-        return f"{names}: {_plural(self._hits, 'hit')} by {_plural(lines, 'line')}"
+        return f"{names}: {plural(self._hits, 'hit')} by {plural(lines, 'line')}"
 
     def __str__(self) -> str:
         if not self._hits:
@@ -111,10 +112,6 @@ class Report:
 
 def _shown(head: list[str]) -> list[str]:
     return ["old → new" if name == "values" else name for name in head]
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 # One cell of the table, by column.

@@ -7,6 +7,7 @@ that signal's handler between two bytecodes.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -19,6 +20,8 @@ from hwwatch.native import lib
 from hwwatch.quiet import lock
 
 _deliver: list[Callable[[], list[Any]]] = []
+#: What PYTHONBREAKPOINT may say for `breakpoint()` to enter pdb.
+_PDB = (None, "", "pdb.set_trace")
 _number = 0
 _busy = _again = False
 
@@ -52,7 +55,11 @@ def install() -> int:
             lib.hww_notify_configure(candidate)
             _number = candidate
             return candidate
-    raise NotSupported("on_hit: all real-time signals are taken.", slug="on-hit")
+    raise NotSupported(
+        "on_hit: all real-time signals are taken.",
+        hint="Free one: `signal.signal(number, signal.SIG_DFL)`.",
+        slug="on-hit",
+    )
 
 
 def uninstall() -> None:
@@ -134,7 +141,7 @@ def _break(frame: types.FrameType) -> None:
     shell = module.get_ipython() if module is not None else None
     if shell is not None:
         debugger = shell.debugger_cls()
-    elif sys.breakpointhook is sys.__breakpointhook__:
+    elif sys.breakpointhook is sys.__breakpointhook__ and os.environ.get("PYTHONBREAKPOINT") in _PDB:
         import pdb
 
         debugger = pdb.Pdb(nosigint=True)

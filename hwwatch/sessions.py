@@ -9,7 +9,7 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,8 @@ from hwwatch.watchpoints import Watch
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+
+    from hwwatch.widgets import Panel
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
@@ -167,7 +169,7 @@ class Session:
                     if watch._enabled:
                         self._armory.set_enabled(watch, False)
                         watch._moved_away = True
-                    notes.append(f"{trouble}; paused; `w.retarget()` aims at where it is now")
+                    notes.append(f"{trouble}; paused; {home.remedy}")
             if home.is_news(renamed := home.renamed):
                 notes.append(f"{renamed}; watch it again to follow the name")
             for note in notes:
@@ -286,6 +288,12 @@ class Session:
         axes: Axes = frame.hwwatch.plot(**options)
         return axes
 
+    def panel(self) -> Panel:
+        """The watches as rows of controls; see `hwwatch.panel`."""
+        from hwwatch.widgets import Panel
+
+        return Panel(self)
+
     def _reported(self) -> dict[str, Any]:
         """The coverage, for a timeline; warns once where hits are lost for want of room."""
         coverage = self.coverage()
@@ -330,15 +338,18 @@ class Session:
     def coverage(self) -> Coverage:
         """What is and what is not being seen; see `hwwatch.coverage`."""
         self.notice()
-        return self._cover(self._coverage_of)
+        with self._lock:
+            gone = [watch for watch in self._choose(()) if watch.id not in self._watches]
+            return self._cover(self._coverage_of, [watch for watch in gone if self._tally(watch).lost])
 
-    def _cover(self, one: Callable[[Watch], WatchCoverage]) -> Coverage:
+    def _cover(self, one: Callable[[Watch], WatchCoverage], also: Sequence[Watch] = ()) -> Coverage:
+        """The coverage, each watch by `one`; of watches that were let go `also` these, which lost hits."""
         with self._lock:
             owner = lib.hww_trap_owner() if lib.hww_core_shared() != native.ffi.NULL else lib.HWW_OWNER_NONE
             names = {lib.HWW_OWNER_US: "hwwatch", lib.HWW_OWNER_OTHER: "another handler"}
-            watches = tuple(one(watch) for watch in self._watches.values())
+            watches = tuple(one(watch) for watch in (*self._watches.values(), *also))
             free = SLOTS
-            if watches:
+            if self._watches:
                 try:
                     free = backend_of(next(iter(self._watches.values()))).slots_free()
                 except HwwatchError:  # refused meanwhile, as by a sandbox: none can be had

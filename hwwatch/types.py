@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
@@ -33,7 +33,8 @@ class Goto:
 
 
 #: What the handler does before the thread goes on.
-Policy = str | Return | Goto
+#: The last two are native functions: an address, or what ctypes, cffi or numba have of one.
+Policy = str | Return | Goto | int | Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class ArmRequest:
         For each piece which of its bytes are watched, as bits; the others are neighbours.
     mode : {"w", "rw", "r", "x"}
     frames : int
-        Python frames wanted a hit.
+        Python frames wanted for each hit.
     kernel : bool
         Include accesses made by the kernel on the program's behalf.
     follow_fork : bool

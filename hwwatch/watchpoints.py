@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hwwatch.letters import plural
 from hwwatch.policies import describe
 from hwwatch.quiet import own
 from hwwatch.targets.homes import Home
@@ -139,8 +140,9 @@ class Watch:
     def moved(self) -> bool:
         """Whether the watched bytes are no longer its object's: it has moved, was closed, or has died.
 
-        The next call of `hwwatch.timeline`, `coverage` or `watches`, or the end of a cell, warns of it and
-        pauses the watch, since its memory may be in other use by now; `retarget` goes on.
+        The next call of `hwwatch.timeline`, `coverage` or `watches` on the main thread, or the end of a cell,
+        warns of it, and pauses the watch, since its memory may be in other use by now; `retarget` goes on
+        where it has moved. After its object's death a watch goes on, and marks later hits ``after_free``.
         """
         return bool(self.home.trouble)
 
@@ -246,7 +248,7 @@ class Watch:
 
     @property
     def lost(self) -> int:
-        """Hits counted and not recorded (SIGTRAP blocked, ring full)."""
+        """Hits counted and not recorded (SIGTRAP blocked, no room left, and what the coverage names)."""
         return self._session._tally(self).lost
 
     @property
@@ -288,13 +290,13 @@ class Watch:
     def __repr__(self) -> str:
         tally = self._session._tally(self)
         lost = f", {tally.lost} lost" if tally.lost else ""
-        when = f", when {self._when}" if self._when else ""
+        when = f", when {' '.join(self._when.split())}" if self._when else ""
         limit = f", limit {self._limit}" if self._limit else ""
         note = "".join(f", {note}" for note in (self.target.note, self.home.trouble) if note)
         return (
-            f"<Watch {self.id} {self.name!r} {self._mode} {self.nbytes} bytes at {self.address:#x} "
-            f"({self.dtype}), policy {describe(self._policy)}{when}{limit}, {self.state}, {self.slots} "
-            f"slot{'s' if self.slots != 1 else ''}, backend {self.backend}: {tally.hits} hits{lost}{note}>"
+            f"<Watch {self.id} {self.name!r} {self._mode} {plural(self.nbytes, 'byte')} at {self.address:#x} "
+            f"({self.dtype}), policy {describe(self._policy)}{when}{limit}, {self.state}, "
+            f"{plural(self.slots, 'slot')}, backend {self.backend}: {plural(tally.hits, 'hit')}{lost}{note}>"
         )
 
     @own

@@ -136,6 +136,12 @@ static int skip(struct hww_thread *self, struct hww_watch *watch, uint32_t index
     return 1;
 }
 
+/* A read passes: it has happened, and changed nothing that could be put back. */
+static int skippable(const struct hww_watch *watch, const struct hww_change *change)
+{
+    return watch->mode == HWW_EXECUTE || watch->mode == HWW_WRITE || change->mask;
+}
+
 /* ---- native functions ------------------------------------------------------------------------------------
  */
 
@@ -161,10 +167,7 @@ void hww_action(struct hww_thread *self, struct hww_watch *watch, uint32_t index
     switch (settings->policy) {
     case HWW_SKIP:
         done = skip(self, watch, index, settings, change, context);
-        /* A read passes: it has happened, and changed nothing that could be put back. */
-        finding->action = done && (watch->mode == HWW_EXECUTE || watch->mode == HWW_WRITE || change->mask)
-                              ? HWW_SKIPPED
-                              : HWW_CONTINUED;
+        finding->action = done && skippable(watch, change) ? HWW_SKIPPED : HWW_CONTINUED;
         break;
     case HWW_RETURN: {
         struct jump jump = {settings, context, 0, 0, 0};
@@ -205,7 +208,7 @@ void hww_action(struct hww_thread *self, struct hww_watch *watch, uint32_t index
         *drop = call.result == HWWATCH_DROP;
         if (call.result == HWWATCH_SKIP) {
             done = skip(self, watch, index, settings, change, context);
-            finding->action = done ? HWW_SKIPPED : HWW_NATIVE;
+            finding->action = done && skippable(watch, change) ? HWW_SKIPPED : HWW_NATIVE;
         }
         break;
     }

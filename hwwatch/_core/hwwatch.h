@@ -1,6 +1,8 @@
 /* hwwatch.h: for native policies, functions that run in the trap handler.
  *
+ *     #define _GNU_SOURCE // for REG_RIP and the like
  *     #include <hwwatch.h>
+ *     #include <string.h>
  *
  *     int clamp(hwwatch_hit *hit, ucontext_t *context)
  *     {

@@ -44,13 +44,15 @@ def select(name: str = "auto") -> Choice:
     """
     reason = "asked for"
     if name == "auto":
-        name = os.environ.get("HWWATCH_BACKEND", "auto")
+        name = os.environ.get("HWWATCH_BACKEND") or "auto"
         reason = "HWWATCH_BACKEND"
     if name == "auto":
         return _choose()
     if name not in NAMES:
         raise HwwatchError(
-            f"there is no backend {name!r}; backends are auto, {', '.join(NAMES)}.", slug="backend"
+            f"there is no backend {name!r}; backends are auto, {', '.join(NAMES)}.",
+            hint="Set HWWATCH_BACKEND to one of them, or unset it." if reason == "HWWATCH_BACKEND" else "",
+            slug="backend",
         )
     return Choice(_backend(name), reason)
 

@@ -84,5 +84,6 @@ def unwrap(obj: Any, what: str) -> Any:
 
 def _note(owner: object) -> str:
     if type(owner).__name__ in ("bytearray", "array"):
-        return f"resizing the {type(owner).__name__} may move its memory; the watch stays where it was"
+        kind = type(owner).__name__
+        return f"resizing the {kind} may move its memory; the watch is then paused, `w.retarget()` follows"
     return ""

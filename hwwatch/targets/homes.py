@@ -33,6 +33,8 @@ class Span(NamedTuple):
 #: Objects that themselves move their memory.
 _MOVING = (np.ndarray, bytearray, array.array, mmap.mmap)
 
+_NO_PLACE = "pandas has no such place any more"
+
 
 class Home:
     """The object whose memory a target lies in, and where that memory was at first.
@@ -140,6 +142,12 @@ class Home:
         return now, "" if now.address == before.address else f"the memory of its {kind} has moved"
 
     @property
+    def remedy(self) -> str:
+        """What helps where there is trouble, in words."""
+        gone = self._last == _NO_PLACE if self._target.again is not None else self._now()[0] is None
+        return "watch the place anew" if gone else "`w.retarget()` aims at where it is now"
+
+    @property
     def renamed(self) -> str:
         """That the expression means another object by now, in words; empty while it does not."""
         name = self._target.bound() if self._target.bound is not None else ""
@@ -158,7 +166,7 @@ class Home:
         except ReferenceError:
             return ""  # the pandas object itself is gone; its values are here
         except Exception:
-            return "pandas has no such place any more"
+            return _NO_PLACE
         return "" if now.ranges == self._target.ranges else "pandas has moved the values"
 
     def leave(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hwwatch.errors import TargetError
+from hwwatch.letters import plural
 from hwwatch.targets.model import MAX_BYTES
 
 # User addresses end here even with 5-level paging (Linux Documentation/arch/x86/x86_64/mm.rst).
@@ -29,7 +30,7 @@ def check_mapped(address: int, nbytes: int, what: str, need: str = "r") -> None:
         Nothing is mapped there, or only without that permission. A place that was freed but is
         still mapped cannot be told from one in use.
     """
-    where = f"cannot watch `{what}` ({nbytes} bytes at {address:#x})"
+    where = f"cannot watch `{what}` ({plural(nbytes, 'byte')} at {address:#x})"
     if address == 0:
         raise TargetError(f"cannot watch `{what}`: it is a NULL pointer.", hint="Set it first.", slug="null")
     if address < 0 or address + nbytes > _KERNEL_HALF:

@@ -15,6 +15,7 @@ from hwwatch.columns import objects
 from hwwatch.coverages import Coverage, Tally, describe, threads
 from hwwatch.displays import element_text
 from hwwatch.errors import HwwatchError
+from hwwatch.letters import plural
 from hwwatch.types import Policy
 from hwwatch.widgets.hits import CHUNK, Hit, Writers
 
@@ -198,8 +199,7 @@ class Glances:
 def _place(watch: Watch) -> str:
     if watch.target.kind == "code":
         return f"code at {watch.address:#x}"
-    plural = "s" if watch.nbytes != 1 else ""
-    return f"{watch.dtype}, {watch.nbytes} byte{plural} at {watch.address:#x}"
+    return f"{watch.dtype}, {plural(watch.nbytes, 'byte')} at {watch.address:#x}"
 
 
 def value_now(watch: Watch) -> str:

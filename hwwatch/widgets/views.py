@@ -134,7 +134,7 @@ def split_policy(policy: Policy) -> tuple[str, str]:
     if isinstance(policy, Return):
         return "return", repr(policy.value)
     if isinstance(policy, Goto):
-        return "goto", policy.address if isinstance(policy.address, str) else hex(policy.address)
+        return "goto", describe(policy).removeprefix("goto ")
     if policy in ("continue", "skip"):
         return str(policy), ""
     return describe(policy), ""
@@ -164,12 +164,12 @@ def coverage(glance: Glance) -> tuple[str, tuple[str, ...]]:
     """What is seen, in one sentence, and what stands in the way."""
     cover = glance.coverage
     if not cover.watches:
-        return "nothing is watched", ()
+        return cover.verdict, ()
     problems = _together([*cover.problems, *cover.refusals])
     if not any(seen.state == "armed" for seen in glance.watches):
         return "nothing is armed", tuple(problems)
     if not problems:
-        return "coverage is full: zero hits would mean zero accesses", ()
+        return cover.verdict, ()
     reasons = f"{len(problems)} reasons" if len(problems) > 1 else "one reason"
     return f"coverage is not full, for {reasons}", tuple(problems)
 

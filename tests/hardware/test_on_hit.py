@@ -420,6 +420,20 @@ def test_breakpointhook_is_respected(in_child: Callable[..., Any]) -> None:
     assert in_child(work) == [[1.0, 2.0], 2]
 
 
+@pytest.mark.parametrize("named", ["0", "os.getpid"])
+def test_pythonbreakpoint_is_respected(in_child: Callable[..., Any], named: str) -> None:
+    """As `breakpoint()` does: 0 is none, else the function that is called; pdb would end the child here."""
+
+    def work():
+        array = np.zeros(8)
+        watch = hwwatch.watch(array[3:4], on_hit="break")
+        array[3] = 1
+        time.sleep(0)
+        return watch.hits
+
+    assert in_child(work, env={"PYTHONBREAKPOINT": named}) == 1
+
+
 def test_break_in_an_ipython_terminal(terminal: Callable[..., Any]) -> None:
     child = terminal(
         "-m", "IPython", "--simple-prompt", "--no-banner", "--no-confirm-exit", "--colors=NoColor"

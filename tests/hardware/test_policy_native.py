@@ -168,6 +168,20 @@ def test_header_is_found_and_says_what_the_core_does(library: ctypes.CDLL) -> No
     ]
 
 
+def test_the_headers_own_example(session: Any, load: Callable[..., ctypes.CDLL]) -> None:
+    """As it stands in the comment at the top of hwwatch.h."""
+    text = Path(hwwatch.include(), "hwwatch.h").read_text().partition("The function runs")[0]
+    example = "\n".join(line.removeprefix(" *") for line in text.splitlines()[1:])
+    clamp = load(
+        example, "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror", f"-I{hwwatch.include()}"
+    ).clamp
+    value = np.ones(1)
+    with session.watching(value, policy=clamp):
+        value[0] = 3
+        value[0] = -3
+    assert value.tolist() == [3]
+
+
 def test_sees_the_hit_and_the_machine(session: Any, library: ctypes.CDLL) -> None:
     value = np.array([1, 2, 3])
     with session.watching(value[1:2], policy=library.keep) as watch:
@@ -207,6 +221,12 @@ def test_answer_skip(session: Any, library: ctypes.CDLL) -> None:
         value[:] = 9
     assert value.tolist() == [9, 2, 9]
     assert watch.timeline().action.tolist() == ["skipped"]
+    # A read passes: it has happened, and there is nothing to put back.
+    with session.watching(value[1:2], "rw", policy=library.skip) as watch:
+        assert value[1] == 2
+        value[1] = 5
+    assert value.tolist() == [9, 2, 9]
+    assert watch.timeline().action.tolist() == ["native", "skipped"]
     # At a function: over its first instruction, here `lea rax, [rdi + 1]`.
     with session.watching(library.function, "x", policy=library.skip) as watch:
         library.function(5)

@@ -168,6 +168,8 @@ USER_ERRORS = [
     ("%watch_timeline -o 3x", "a variable's name"),
     ("%watch_coverage a", "takes no arguments"),
     ("%watch_doctor a", "takes no arguments"),
+    ("%watch -w 'new < 0'", "needs something to watch, such as `%watch a[3]`"),
+    ("%watch_timeline -o class", "a variable's name is needed"),
     ("%watch_export", "required: FILE. See `%watch_export?`"),
     ("%watch a[0] -l 18446744073709551616", "2**64"),
 ]

@@ -64,6 +64,18 @@ def test_stolen_handler_and_unread_frames_are_problems() -> None:
     assert coverage(replace(SEEN, state="disarmed"), handler="nobody").problems == ()
 
 
+def test_lost_hits_stay_a_problem_once_disarmed() -> None:
+    found = coverage(replace(SEEN, state="disarmed", tally=Tally(5, 6, 1)))
+    assert found.problems == ("a: 1 hit was counted and not recorded",)
+
+
+def test_nothing_armed_is_not_full() -> None:
+    found = coverage(replace(SEEN, state="disarmed"))
+    assert (found.full, found.problems) == (False, ())
+    assert str(found).endswith("\nnothing is armed: accesses are not seen now")
+    assert "nothing is armed" in found._repr_html_()
+
+
 def test_totals_and_plain_values() -> None:
     other = replace(SEEN, name="b", number=2, tally=Tally(2, 6, 3, 1, 1))
     both = coverage(SEEN, other)
@@ -81,6 +93,7 @@ def test_text_has_a_line_for_each_watch() -> None:
     assert lines[0].startswith("a: armed (perf (default)); 3 of 3 threads; kernel accesses seen; ")
     assert "5 counted, 5 recorded, 0 filtered, 0 lost, 0 late" in lines[0]
     assert lines[1].startswith("b: armed")
+    assert lines[2] == "in total: 10 counted, 10 recorded, 0 lost"
     assert str(coverage()) == "nothing is watched"
 
 
@@ -125,7 +138,13 @@ def test_numbers_of_a_session(fake_session: Any, fake: Any) -> None:
     assert (found.counted, found.recorded, found.lost) == (6, 4, 2)
     assert any("2 hits were counted and not recorded" in line for line in found.problems)
     assert fake_session.timeline().attrs["hwwatch"]["lost"] == 2
+    other = fake_session.watch(array[:1], name="other")
+    fake._counts[other._armed.index][0] += 3
+    fake_session.unwatch(other)
+    assert fake_session.timeline().attrs["hwwatch"]["lost"] == 5  # also of what was let go, until `clear`
+    assert "other: 3 hits were counted and not recorded" in fake_session.coverage().problems
     fake_session.clear()
+    assert fake_session.coverage().lost == 0
     assert (watch.counted, watch.hits, watch.lost) == (0, 0, 0)
     fake.store(array[3:].ctypes.data, np.float64(9).tobytes())
     assert (watch.counted, watch.hits, watch.lost) == (1, 1, 0)
@@ -141,3 +160,10 @@ def test_paused(fake_session: Any) -> None:
     assert not watch.coverage.full
     watch.enabled = True
     assert watch.coverage.state == "armed"
+
+
+def test_a_change_of_mode_keeps_what_is_said_of_the_kernel(fake_session: Any) -> None:
+    watch = fake_session.watch(np.zeros(1))
+    before = watch.coverage.kernel
+    watch.mode = "rw"
+    assert watch.coverage.kernel == before == "not seen: the fake backend cannot"

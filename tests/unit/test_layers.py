@@ -52,6 +52,7 @@ UPWARD = {
     ("targets", "code"): "a function is found by its symbol",
     ("displays", "policies"): "how a policy is written",
     ("sessions", "exports"): "a session hands over its hits piece by piece",
+    ("sessions", "widgets"): "a session can be shown as a panel, as `hwwatch.panel` shows the default one",
 }
 HEAVY = ("IPython", "ipywidgets", "matplotlib", "pandas", "pyarrow", "iced_x86", "elftools", "jupyter_client")
 FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
