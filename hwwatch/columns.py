@@ -18,6 +18,8 @@ from hwwatch.letters import encodable
 Columns = dict[str, Any]
 
 _NO_CHARACTER = 0xFFFD
+#: Labels that are remembered.
+_FEW = 256
 _UNITS = [("s", 1), ("ms", 1), ("us", 1), ("ns", 1)]
 _FINE = ("ps", "fs", "as")
 
@@ -29,11 +31,12 @@ def category(
 
     Names that are not UTF-8 become escaped text.
     """
-    renumber, categories = _numbered(tuple(labels), None if every is None else tuple(every))
-    return pd.Categorical.from_codes(renumber[codes], categories=categories)
+    few = len(labels) + len(every or ()) < _FEW
+    number = _numbered_before if few else _numbered
+    renumber, categories = number(tuple(labels), None if every is None else tuple(every))
+    return pd.Categorical.from_codes(renumber[codes], categories=categories.view())
 
 
-@lru_cache(maxsize=64)  # stretch after stretch has the same
 def _numbered(labels: tuple[str, ...], every: tuple[str, ...] | None) -> tuple[NDArray[Any], pd.Index[Any]]:
     """The category of each label, at the end -1; and the categories."""
     labels = tuple(encodable(label) for label in labels)
@@ -41,6 +44,9 @@ def _numbered(labels: tuple[str, ...], every: tuple[str, ...] | None) -> tuple[N
     number = {label: i for i, label in enumerate(distinct)}
     renumber = np.array([number[label] for label in labels] + [-1], np.min_scalar_type(-len(distinct) - 1))
     return renumber, pd.Index(distinct, dtype="object" if not distinct else None)
+
+
+_numbered_before = lru_cache(maxsize=64)(_numbered)  # stretch after stretch has the same
 
 
 def nullable(values: NDArray[np.int64], missing: NDArray[np.bool_]) -> Any:

@@ -58,7 +58,7 @@ class Batch:
 
 
 class Delivery:
-    """How far a session's hits have been told. Not thread-safe: its session holds a lock."""
+    """How far a session's hits have been told. Not thread-safe: its armory holds a lock."""
 
     def __init__(self) -> None:
         self._end = 0  # ring position up to which all have been told

@@ -16,7 +16,7 @@ static uint64_t doubts;
 
 /* Held while events are open that are on no list: a child born meanwhile would keep their descriptors, and so
  * their registers. Taken by fork, too: after the tracer's lock, which must not be asked for under it, and
- * before that of hooks.c. Never in the handler. */
+ * before that of modules.c. Never in the handler. */
 static pthread_mutex_t unlisted = PTHREAD_MUTEX_INITIALIZER;
 
 void hww_unlisted_enter(void)

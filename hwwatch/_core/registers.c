@@ -1,10 +1,9 @@
 /* Watches in debug registers that a tracer has set: what is wanted in them, the same in all threads.
- * Whose turn it is at them: turns.c; which of them a trap means: identify.c. What is here is for
- * backends/ptrace.py. */
+ * Whose turn it is at them: turns.c; which of them a trap means: identify.c. The rest is for
+ * backends/ptrace.py, and what registers.h and tracer.h declare. */
 #define _GNU_SOURCE
 #include <stdlib.h>
 
-#include "helper.h"
 #include "registers.h"
 
 struct hww_slot hww_slots[HWW_MAX_PIECES] = {[0 ... HWW_MAX_PIECES - 1] = {.watch = HWW_MAX_WATCHES}};

@@ -15,7 +15,6 @@
  */
 #define _GNU_SOURCE
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "arch_x86_64.h"

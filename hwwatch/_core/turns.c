@@ -1,7 +1,8 @@
 /* Whose turn it is at the debug registers: the lock, and what handlers, threads that begin or block SIGTRAP,
  * and forks do about it.
  *
- * The handler calls hww_registers_drop and hww_registers_purge; hooks.c and fork the rest. */
+ * The handler calls hww_registers_drop and hww_registers_purge; hooks.c and fork hww_registers_here, _begin
+ * and _leave_here; backends/ptrace.py hww_registers_belated and _again. */
 #define _GNU_SOURCE
 #include <pthread.h>
 

@@ -2,7 +2,7 @@
 
 The helper traces each thread for some microseconds and lets go; the registers stay, and hits come to the same
 handler. What the kernel does for perf events has to be done here: new threads and forked children are armed
-as they begin (`_core/hooks.c`, `_core/registers.c`). Accesses by the kernel are not seen, and there is no
+as they begin (`_core/hooks.c`, `_core/turns.c`). Accesses by the kernel are not seen, and there is no
 counter apart from the handler's own. A register that was used once stays on its thread's account until the
 thread ends (ptrace_bps in arch/x86/kernel/ptrace.c): there perf has one less from then on.
 """

@@ -115,9 +115,9 @@ def test_quickstart_finds_the_same_culprits() -> None:
     assert "backend ptrace (perf: " in denied or "(ptrace (perf: " in denied
 
 
-#: The part of the hardware tests that says most about a backend; `make denied` runs all of them.
+#: The part of the hardware tests that says most about a backend; `make denied` runs all of them, and what is
+#: of ptrace alone runs in any case.
 CHOSEN = [
-    "test_ptrace_backend.py",
     "test_one_store_four_watches.py",
     "test_threads_are_armed.py",
     "test_fork_children.py",
@@ -133,7 +133,7 @@ CHOSEN = [
 def test_chosen_hardware_tests() -> None:
     """Not one of them may be skipped."""
     files = [f"tests/hardware/{name}" for name in CHOSEN]
-    options = ["-q", "-m", "not slow", "-p", "no:cacheprovider", "--tb=short"]
+    options = ["-q", "-p", "no:cacheprovider", "--tb=short"]
     told = run(
         sys.executable,
         *("-m", "pytest", *options, *files),
