@@ -115,9 +115,9 @@ def test_quickstart_finds_the_same_culprits() -> None:
     assert "backend ptrace (perf: " in denied or "(ptrace (perf: " in denied
 
 
-#: The part of the hardware tests that says most about a backend; `make denied` runs all of them, and what is
-#: of ptrace alone runs in any case.
+#: The part of the hardware tests that says most about a backend; `make denied` runs all of them.
 CHOSEN = [
+    "test_ptrace_backend.py",
     "test_one_store_four_watches.py",
     "test_threads_are_armed.py",
     "test_fork_children.py",
