@@ -150,6 +150,11 @@ def layout() -> Any:
 def configure() -> None:
     """Tell the core the layout and prove it; without proof frames stay off, and `problem` says why."""
     global problem
+    if sys.implementation.name == "cpython" and sys.version_info < (3, 13):
+        received = ctypes.cast(ctypes.pythonapi._PyEval_SignalReceived, ctypes.c_void_p).value or 0
+        main = ctypes.pythonapi.PyInterpreterState_Main
+        main.restype = ctypes.c_void_p
+        lib.hww_signals_configure(received, main())
     try:
         python = layout()
     except (ValueError, KeyError) as error:

@@ -361,6 +361,7 @@ uint32_t hww_frames_here(uint32_t nframes);
 
 /* notify.c */
 void hww_notify_configure(uint32_t signal_number);
+void hww_signals_configure(uint64_t function, uint64_t interpreter);
 void hww_notify_taken(void);
 int hww_notify_later(void);
 

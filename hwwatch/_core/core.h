@@ -143,6 +143,7 @@ int hww_writer_known(uint64_t pc);
 /* notify.c */
 void hww_notify(struct hww_thread *self);
 void hww_notify_forked(void);
+void hww_signals_look(const struct hww_thread *self);
 
 /* frames.c */
 

@@ -1,4 +1,4 @@
-/* Waking Python for a hit, from the handler. */
+/* Waking Python, from the handler: for a hit, and for signals that a hit has kept from it. */
 #define _GNU_SOURCE
 #include <sys/syscall.h>
 #include <time.h>
@@ -12,6 +12,27 @@ static uint32_t senders; /* handlers that are about to send one */
 
 static timer_t timer;
 static pid_t timer_of; /* process that has made the timer; children have none */
+
+/* _PyEval_SignalReceived, and what it is called with; NULL where Python needs no help. */
+static void (*signal_received)(void *interpreter);
+static void *main_interpreter;
+
+void hww_signals_configure(uint64_t function, uint64_t interpreter)
+{
+    main_interpreter = (void *)interpreter;
+    HWW_STORE(&signal_received, (void (*)(void *))function);
+}
+
+/* While a hit waits in a thread that does not run, the kernel gives the process' signals to other threads
+ * (wants_signal in kernel/signal.c); Python up to 3.12 notes them there, and its main thread does not look
+ * before it lets go of the GIL (COMPUTE_EVAL_BREAKER in Python/ceval_gil.c). Have it look at its next safe
+ * point: two flags are set, as Python's own signal handler does. */
+void hww_signals_look(const struct hww_thread *self)
+{
+    void (*look)(void *) = HWW_LOAD(&signal_received);
+    if (look && self->tid == self->pid)
+        look(main_interpreter);
+}
 
 /* In a forked child: what its parent had sent, Python has dropped there. */
 void hww_notify_forked(void)

@@ -4,7 +4,8 @@
  *   1. No allocation, no locks, no stdio, no Python call, no reference count.
  *   2. Only these foreign functions: clock_gettime (vDSO); process_vm_readv, process_vm_writev, read, madvise
  *      for the spill file, and at a limit ioctl and close (system calls); memcmp/memcpy (pure);
- *      PyGILState_GetThisThreadState (a pthread_getspecific); sigaction and tgkill, to wake Python.
+ *      PyGILState_GetThisThreadState (a pthread_getspecific); sigaction and tgkill, to wake Python;
+ *      _PyEval_SignalReceived of Python up to 3.12 (sets flags).
  *   3. errno is saved on entry and restored on exit.
  *   4. A trap inside a trap returns at once (thread-local flag); it is counted in hww_watch.nested.
  *   5. A trap that is not ours goes to the handler that was there before. One without a cause is ours.
@@ -92,6 +93,7 @@ static void on_trap(int number, siginfo_t *info, void *context)
         if (poked)
             HWW_ADD(&hww_traps_begun[(uint32_t)self->tid % HWW_TRAP_COUNTERS], 1);
         hww_hits_take(self, &trap);
+        hww_signals_look(self);
         if (poked)
             HWW_ADD(&hww_traps_done[(uint32_t)self->tid % HWW_TRAP_COUNTERS], 1);
         HWW_FENCE();

@@ -148,6 +148,40 @@ def test_the_programs_own_handler_is_called(in_child: Callable[..., Any]) -> Non
     assert in_child(work) == [["armed", [2, True]], True, "<lambda>"]
 
 
+def test_no_signal_is_lost_where_threads_wait_for_the_cpu(in_child: Callable[..., Any]) -> None:
+    """While a hit waits in a thread that does not run, the kernel gives signals to others."""
+
+    def work():
+        import subprocess
+
+        cpu = {min(os.sched_getaffinity(0))}
+        os.sched_setaffinity(0, cpu)
+        rivals = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+        array, waiting = np.zeros(8), threading.Event()
+        thread = threading.Thread(target=waiting.wait)
+        thread.start()
+        taken, lost = [], 0
+        signal.signal(signal.SIGALRM, lambda *_: taken.append(1))
+        try:
+            with hwwatch.watching(array[3:4]) as watch:
+                for number in range(40):
+                    taken.clear()
+                    signal.setitimer(signal.ITIMER_REAL, 0.003 + number / 1e5)
+                    end = time.monotonic() + 0.5
+                    while not taken and time.monotonic() < end:
+                        array[3] = number
+                    lost += not taken
+        finally:
+            for rival in rivals:
+                rival.kill()
+                rival.wait()
+            waiting.set()
+            thread.join()
+        return lost, watch.hits > 40
+
+    assert in_child(work) == [0, True]
+
+
 @pytest.mark.parametrize("changes", [False, True])
 def test_no_signal_is_lost_in_a_loop_that_hits(in_child: Callable[..., Any], changes: bool) -> None:
     """The kernel gives one that the main thread blocks to another; Python up to 3.12 would leave it there."""
